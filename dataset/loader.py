@@ -1,0 +1,151 @@
+"""Loaders that keep a whole data set in memory and augment a batch at a time on the device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CROP_PADDING = 4
+SHIFTS = 2 * CROP_PADDING + 1
+VIEWS = SHIFTS * SHIFTS * 2  # every offset of the crop, flipped or not
+
+
+class DataError(Exception):
+    """A data set that is absent or malformed; the text says which file and what to do."""
+
+
+@dataclass
+class Batch:
+    """What the training loop gets, on the device.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised, channels last in memory.
+        target: (B,) labels.
+        index: (B,) positions in the data set.
+        view: (B,) number of the crop and flip, 0 to 161: (9·dy + dx)·2 + flip; the centre crop where nothing is drawn.
+        contrast_index: (B, 1 + K) positions of a positive and K negatives, where a method asks for them.
+    """
+
+    images: Tensor
+    target: Tensor
+    index: Tensor
+    view: Tensor
+    contrast_index: Tensor | None = None
+
+
+@dataclass
+class ImageData:
+    """One split of a data set, as read.
+
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64, 0 to C - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def first_of_each_class(self, count: int) -> ImageData:
+        """The first `count` images of each class, in their order."""
+        order = np.argsort(self.labels, kind="stable")
+        starts = np.searchsorted(self.labels[order], self.labels[order])
+        keep = np.sort(order[np.arange(len(order)) - starts < count])
+        return ImageData(self.images[keep], self.labels[keep])
+
+
+def epoch_generator(seed: int, epoch: int, stream: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator that depends on nothing but its arguments, so that an epoch is the same in a resumed run.
+
+    Args:
+        seed: the run's seed, >= 0.
+        epoch: from 1.
+        stream: number that keeps the purposes of one epoch apart.
+        device: where the numbers are to be drawn.
+    """
+    state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+class MemoryLoader:
+    """Batches of a data set that lies on the device as uint8.
+
+    Training batches follow torchvision's RandomCrop(H, padding=4), RandomHorizontalFlip, ToTensor and Normalize, with
+    the same values; order and views of an epoch are drawn from (seed, epoch) alone. The last, short batch is kept.
+
+    Args:
+        data: the split.
+        mean, std: per channel, in units of [0, 1].
+        batch_size: images per batch, >= 1.
+        device: where the images lie and the batches are made.
+        train: shuffle and augment; otherwise the images come in order and unchanged.
+        seed: of order and views.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        batch_size: int,
+        device: torch.device,
+        train: bool,
+        seed: int = 0,
+    ):
+        images = torch.from_numpy(data.images)
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.padding = CROP_PADDING if train else 0
+        margin = (0, 0, self.padding, self.padding, self.padding, self.padding)
+        self.images = torch.nn.functional.pad(images, margin).to(device)
+        self.side = images.shape[1:3]
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
+        self.batch_size, self.device, self.train, self.seed = batch_size, device, train, seed
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Number of images N."""
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 1, that the next iteration goes through."""
+        self.epoch = epoch
+
+    def plain(self) -> MemoryLoader:
+        """A loader of the same images, in order and unaugmented."""
+        loader = copy.copy(self)
+        loader.train = False
+        return loader
+
+    def _order_and_views(self) -> tuple[Tensor, Tensor]:
+        """Positions in the order of the epoch, and the view of every image by position, (N,) each."""
+        if not self.train:
+            centre = (self.padding * SHIFTS + self.padding) * 2
+            return torch.arange(self.samples), torch.full((self.samples,), centre)
+        generator = epoch_generator(self.seed, self.epoch, stream=0)
+        order = torch.randperm(self.samples, generator=generator)
+        return order, torch.randint(VIEWS, (self.samples,), generator=generator)
+
+    def _cut(self, index: Tensor, view: Tensor) -> Tensor:
+        """The views of the images, (B, 3, H, W) float32."""
+        height, width = self.side
+        shift, flip = view // 2, view % 2
+        rows = (shift // SHIFTS)[:, None] + torch.arange(height, device=self.device)
+        columns = torch.arange(width, device=self.device).expand(len(view), -1)
+        columns = torch.where(flip[:, None] == 1, width - 1 - columns, columns) + (shift % SHIFTS)[:, None]
+        pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        # divided and not multiplied by reciprocals: bit for bit what ToTensor and Normalize give
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, views = (numbers.to(self.device) for numbers in self._order_and_views())
+        for index in order.split(self.batch_size):
+            view = views[index]
+            yield Batch(self._cut(index, view), self.labels[index], index, view)
