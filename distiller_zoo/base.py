@@ -1,0 +1,320 @@
+"""What a distillation method is: the data it gets, what it declares, and the registry that the scripts read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .functional import kl_divergence
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network gives for a batch.
+
+    Attributes:
+        logits: (B, C).
+        features: RepDistiller's list: the map after the stem, those of the stages (B, C_i, H_i, W_i), the pooled vector
+            (B, D); None where the method asked for none, and None in the places that it did not ask for.
+    """
+
+    logits: Tensor
+    features: list[Tensor | None] | None = None
+
+    def float(self) -> Output:
+        """The same in float32 (no copy where it is already)."""
+        features = self.features and [None if f is None else f.float() for f in self.features]
+        return Output(self.logits.float(), features)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of the run; the scripts read it and treat every method alike.
+
+    Attributes:
+        features: which entries of `Output.features` are filled for both networks: `none`, `mid` (the stages), `last`
+            (the pooled vector) or `all`.
+        preact: take the features before their last activation, of both networks or of the teacher alone.
+        negatives: for how many training images of other classes each sample gets indices (`Step.contrast_index`).
+        positives: the image in column 0 of these: `exact`, the sample itself, or `relax`, any one of its class.
+    """
+
+    features: Literal["none", "mid", "last", "all"] = "none"
+    preact: bool | Literal["teacher"] = False
+    negatives: int = 0
+    positives: Literal["exact", "relax"] = "exact"
+
+    def select(self, features: list[Tensor]) -> list[Tensor | None] | None:
+        """Drop the features that were not asked for, so that their memory is freed before the backward pass."""
+        if self.features == "none":
+            return None
+        wanted = {"mid": range(1, len(features) - 1), "last": [len(features) - 1], "all": range(len(features))}
+        return [f if i in wanted[self.features] else None for i, f in enumerate(features)]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes that adapters are built from.
+
+    Attributes:
+        student, teacher: shape of every feature, batch dimension first, in the order of `Output.features`.
+        classes: number of classes C.
+        samples: number of training images N.
+    """
+
+    student: list[torch.Size]
+    teacher: list[torch.Size]
+    classes: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step as a method sees it.
+
+    Attributes:
+        student, teacher: the networks' outputs in float32; the teacher's carry no gradient. One is None where it was
+            not needed.
+        target: (B,) labels.
+        index: (B,) positions of the images in the training set.
+        contrast_index: (B, 1 + negatives) positions of the positive and the negatives, None unless `Needs` asked.
+        epoch: current epoch, from 1.
+    """
+
+    student: Output | None
+    teacher: Output | None
+    target: Tensor
+    index: Tensor
+    contrast_index: Tensor | None = None
+    epoch: int = 1
+
+
+@dataclass(frozen=True)
+class LogitPair:
+    """Both networks' logits on their way to a logit loss.
+
+    Attributes:
+        student, teacher: (B, C).
+        target: (B,) labels.
+        temperature: softening temperature T > 0.
+        epoch: current epoch, from 1.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    target: Tensor
+    temperature: float
+    epoch: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pre-training stage, which the same loop runs over the same data before the main training.
+
+    Attributes:
+        name: of the stage and its loss; a flag that `Distiller.weighs` gives this name scales the loss relative to the
+            flag's published value.
+        epochs: number of epochs, >= 1.
+        modules: what is trained, by a fresh SGD at a constant rate; everything else stays in evaluation mode.
+        loss: gives the scalar loss of a step, whose `student` is None where no part of it is trained.
+        learning_rate: None for the run's.
+    """
+
+    name: str
+    epochs: int
+    modules: Sequence[nn.Module]
+    loss: Callable[[Step], Tensor]
+    learning_rate: float | None = None
+
+
+class Distiller(nn.Module):
+    """Base of the methods: classification, the KL term on the logits, and `kd`, which a feature method implements.
+
+    The total loss is r·cls + a·div + b·kd, as in RepDistiller. Adapters are attributes made in `__init__`; they train
+    with the student and stay out of its checkpoints.
+
+    Attributes:
+        needs: what the method asks of the run; set it on the instance where it depends on an option.
+        weighs: which term each of the flags -r, -a and -b weighs; a flag that is not in it has nothing to weigh.
+        temperature: T of the KL term and of logit losses (`--kd_T`).
+
+    Args:
+        shapes: sizes of both networks and the data set. A subclass adds keyword arguments; they become its flags.
+
+    Raises:
+        ValueError: (in subclasses) an option is out of range or the pair of networks does not suit the method.
+    """
+
+    needs = Needs()
+    weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "kd"}
+    temperature = 4.0
+
+    def __init__(self, shapes: Shapes):
+        super().__init__()
+        self.shapes = shapes
+
+    def classification(self, step: Step) -> Tensor:
+        """The term `cls`: cross-entropy of the student's logits, a scalar."""
+        return F.cross_entropy(step.student.logits, step.target)
+
+    def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:
+        """Terms computed from the logits alone; here KL(teacher ‖ student) at T, times T² (Hinton et al., 2015)."""
+        return {"div": kl_divergence(pair.student, pair.teacher, pair.temperature)}
+
+    def kd(self, step: Step) -> Tensor:
+        """The method's own term, an unweighted scalar."""
+        raise NotImplementedError
+
+    def feature_terms(self, step: Step) -> dict[str, Tensor]:
+        """Terms that need more than the logits."""
+        return {"kd": self.kd(step)}
+
+    def prepare(self, teacher: nn.Module, images: Iterable) -> None:
+        """Take from the frozen teacher what the method needs beyond its outputs; called once, before training.
+
+        Args:
+            teacher: the network.
+            images: gives batches (with `images` and `target`) of the whole training set in order, unaugmented.
+
+        Raises:
+            ValueError: the teacher does not have it.
+        """
+
+    def wrap_student(self, student: nn.Module, teacher: nn.Module) -> nn.Module:
+        """What is trained and tested as the student; called once, after `prepare`.
+
+        It is also what is saved, but for a module with an attribute `deployed`: then that one is.
+        """
+        return student
+
+    def wrap_teacher(self, teacher: nn.Module) -> nn.Module:
+        """What is run as the teacher; called once, after `prepare`."""
+        return teacher
+
+    def stages(self, student: nn.Module) -> list[Stage]:
+        """The pre-training stages, in order; `student` is what `wrap_student` returned."""
+        return []
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Every term of the loss, unweighted scalars by name."""
+        logits = LogitPair(step.student.logits, step.teacher.logits, step.target, self.temperature, step.epoch)
+        return {"cls": self.classification(step), **self.logit_terms(logits), **self.feature_terms(step)}
+
+
+class LogitDistiller(Distiller):
+    """Base of the methods that read logits only: a subclass implements `logit_terms` and names them in `weighs`."""
+
+    def feature_terms(self, step: Step) -> dict[str, Tensor]:
+        """None: all terms come from `logit_terms`."""
+        return {}
+
+
+class Supervised(Distiller):
+    """Training from labels alone, as `train_teacher.py` does: the classification term and no teacher."""
+
+    weighs: Mapping[str, str] = {"r": "cls"}
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term `cls`."""
+        return {"cls": self.classification(step)}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword argument of a method's constructor, as a flag of the command line.
+
+    Attributes:
+        name, default: as in the constructor.
+        type: int, float or str.
+        choices: allowed values, None where any.
+        help: the argument's line in the class docstring.
+    """
+
+    name: str
+    default: Any
+    type: type
+    choices: tuple | None
+    help: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the registry.
+
+    Attributes:
+        name: on the command line.
+        build: the `Distiller` subclass.
+        paper: title or short name and venue.
+        weights: default of the flags -r, -a, -b, for those that it weighs.
+        recipe: defaults of training options where the paper's differ from the data set's.
+    """
+
+    name: str
+    build: type[Distiller]
+    paper: str
+    weights: Mapping[str, float]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self) -> list[Option]:
+        """The flags that this method takes, from the signature and docstring of its constructor."""
+        hints = get_type_hints(self.build.__init__)
+        lines = _argument_lines(inspect.getdoc(self.build) or "")
+        options = []
+        for name, parameter in list(inspect.signature(self.build.__init__).parameters.items())[2:]:
+            choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
+            kind = type(choices[0]) if choices else hints[name]
+            options.append(Option(name, parameter.default, kind, choices, lines.get(name, "")))
+        return options
+
+
+registry: dict[str, Method] = {}
+
+
+def register(
+    name: str, paper: str, r: float = 1.0, a: float = 0.0, b: float = 0.0, **recipe: Any
+) -> Callable[[type[Distiller]], type[Distiller]]:
+    """Class decorator that makes a `Distiller` a value of `--distill`.
+
+    Args:
+        name: the value.
+        paper: title or short name and venue.
+        r, a, b: the published weights, defaults of the flags of these names.
+        recipe: defaults of training options (`warmup_epochs=20`) where the method's differ from the data set's.
+
+    Raises:
+        ValueError: the name is taken, or a weight is given that the class does not use.
+    """
+
+    def add(build: type[Distiller]) -> type[Distiller]:
+        """Enter the class into the registry."""
+        if name in registry:
+            raise ValueError(f"two methods are called {name}: {registry[name].build.__name__} and {build.__name__}")
+        given = {"r": r, "a": a, "b": b}
+        unused = [flag for flag, value in given.items() if value and flag not in build.weighs]
+        if unused:
+            raise ValueError(f"{name} has a default for -{unused[0]}, but {build.__name__}.weighs does not name it")
+        registry[name] = Method(name, build, paper, {flag: given[flag] for flag in build.weighs}, recipe)
+        return build
+
+    return add
+
+
+def _argument_lines(docstring: str) -> dict[str, str]:
+    """The `name: text` entries of a Google-style docstring's Args section, continuation lines joined."""
+    section = docstring.partition("Args:\n")[2].partition("\n\n")[0]
+    entries: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        head, colon, text = line.strip().partition(": ")
+        if colon and head.isidentifier() and len(line) - len(line.lstrip()) == 4:
+            name = head
+            entries[name] = text
+        elif name:
+            entries[name] += " " + line.strip()
+    return entries
