@@ -1,0 +1,1 @@
+"""What every run shares: options, the loop, the teacher, checkpoints, logs, precision."""

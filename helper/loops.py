@@ -1,0 +1,207 @@
+"""The training loop. It knows networks, batches and named loss terms, and no method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dataset import Batch, ContrastLoader, MemoryLoader
+from dataset.loader import epoch_generator
+from distiller_zoo.base import Distiller, Output, Stage, Step
+
+from .errors import RunError
+from .logger import Progress
+from .meters import TrainMeter
+from .optim import backward
+from .precision import Precision
+from .run import Run
+from .schedule import Schedule
+from .teacher import Teacher, evaluate, run_network
+
+
+class TrainStep(nn.Module):
+    """The student and the method's adapters: all that is trained, in one module.
+
+    Args:
+        student: of `models/`, or what the method made of it.
+        method: the distiller.
+        precision: device and number format of the student's forward pass.
+    """
+
+    def __init__(self, student: nn.Module, method: Distiller, precision: Precision):
+        super().__init__()
+        self.student, self.method, self.precision = student, method, precision
+
+    def run_student(self, batch: Batch) -> Output:
+        """The student's output for a batch, in float32."""
+        with self.precision.autocast():
+            needs = self.method.needs
+            output = run_network(self.student, batch.images, needs, preact=needs.preact is True)
+        return output.float()
+
+    def forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Output, dict[str, Tensor]]:
+        """Run the student and the method's losses.
+
+        Args:
+            batch: images and what belongs to them.
+            teacher: its float32 output for the batch; None when training from labels.
+            epoch: from 1.
+
+        Returns:
+            The student's output, and the unweighted terms by name, float32 scalars.
+        """
+        student = self.run_student(batch)
+        with self.precision.autocast(enabled=False):
+            step = Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
+            return student, self.method(step)
+
+
+class StageStep(nn.Module):
+    """What a pre-training stage trains, in place of the `TrainStep` that it is part of.
+
+    Args:
+        step: student and method.
+        stage: the stage.
+    """
+
+    def __init__(self, step: TrainStep, stage: Stage):
+        super().__init__()
+        self.step, self.stage = step, stage
+        self.trained = nn.ModuleList(stage.modules)
+        own = set(self.trained.parameters())
+        self.trains_student = any(parameter in own for parameter in step.student.parameters())
+
+    def train(self, mode: bool = True) -> StageStep:
+        """Training mode for what the stage trains, evaluation mode for the rest."""
+        super().train(False)
+        self.trained.train(mode)
+        return self
+
+    def forward(self, batch: Batch, teacher: Output, epoch: int) -> tuple[Output | None, dict[str, Tensor]]:
+        """The student's output, None where no part of it is trained, and the stage's loss under its name."""
+        student = self.step.run_student(batch) if self.trains_student else None
+        with self.step.precision.autocast(enabled=False):
+            step = Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
+            return student, {self.stage.name: self.stage.loss(step)}
+
+
+@dataclass
+class Phase:
+    """A part of the training with its own optimizer: a pre-training stage, or the main training.
+
+    Attributes:
+        name: the stage's; empty for the main training.
+        module: is called on a batch and gives the terms.
+        epochs: number of epochs.
+        optimizer: over what is trained.
+        schedule: the learning rate of each epoch.
+        weights: weight of each term by name; the loss is their weighted sum.
+    """
+
+    name: str
+    module: TrainStep | StageStep
+    epochs: int
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    weights: Mapping[str, float]
+
+
+def train_epoch(
+    phase: Phase,
+    teacher: Teacher | None,
+    loader: MemoryLoader | ContrastLoader,
+    epoch: int,
+    progress: Progress,
+) -> dict[str, float]:
+    """Train for one epoch.
+
+    Args:
+        phase: what is trained and how; its learning rate is set.
+        teacher: None when training from labels.
+        loader: of the training set, its epoch set.
+        epoch: from 1.
+        progress: shows the running figures; reading them is the only wait for the device.
+
+    Returns:
+        Means over the epoch: `loss`, every term, and `train_acc` in percent where the student ran.
+
+    Raises:
+        RunError: a term is not finite.
+    """
+    phase.module.train()
+    weights = phase.weights
+    meter = TrainMeter([*weights, "loss"], len(loader), loader.device)
+    with progress:
+        for number, batch in enumerate(loader, start=1):
+            target = teacher(batch) if teacher else None
+            student, terms = phase.module(batch, target, epoch)
+            # a weight of zero drops its term: 0·inf would not be 0
+            weighted = {name: weight * terms[name] for name, weight in weights.items() if weight}
+            task = weighted.pop("cls", 0)
+            distillation = sum(weighted.values())
+            backward(phase.optimizer, task, distillation)
+            phase.optimizer.step()
+            values = [*(terms[name] for name in weights), task + distillation]
+            meter.update(student and student.logits, batch.target, values)
+            progress.step(number, lambda: meter.read(epoch))
+    return meter.read(epoch)
+
+
+def fit(
+    run: Run,
+    step: TrainStep,
+    phases: Sequence[Phase],
+    teacher: Teacher | None,
+    loaders: tuple[MemoryLoader | ContrastLoader, MemoryLoader],
+) -> None:
+    """Train phase by phase and epoch by epoch, from where the run stands to its end, saving after each epoch.
+
+    Args:
+        run: the run's folder; knows the epochs that are done and takes the figures.
+        step: student and method, of which every phase trains some part.
+        phases: in order, the main training last.
+        teacher: None when training from labels.
+        loaders: of the training and the test set.
+
+    Raises:
+        RunError: a term is not finite, the disk is full.
+    """
+    train_loader, test_loader = loaders
+    for phase in phases:
+        for epoch in range(run.done_epochs(phase.name) + 1, phase.epochs + 1):
+            start = time.perf_counter()
+            rate = phase.schedule.apply(phase.optimizer, epoch)
+            train_loader.set_epoch(epoch)
+            # whatever a network draws, dropout for instance, a resumed epoch draws it again
+            torch.manual_seed(epoch_generator(run.seed, epoch, stream=2).initial_seed())
+            label = f"{phase.name} epoch {epoch}/{phase.epochs}".strip()
+            progress = run.progress(label, (epoch - 1) * len(train_loader), len(train_loader))
+            trained = train_epoch(phase, teacher, train_loader, epoch, progress)
+            speed = train_loader.samples / (time.perf_counter() - start)
+            row = {"stage": phase.name} if phase.name else {}
+            row |= {"epoch": epoch, "lr": rate, "train_loss": trained.pop("loss"), **trained}
+            if not phase.name:
+                row |= evaluate(step.student, test_loader, step.precision)
+            row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
+            check_student(step.student, row)
+            run.end_epoch(row, step, phase.optimizer, label)
+
+
+def check_student(student: nn.Module, row: Mapping[str, float]) -> None:
+    """Refuse to save weights that are not finite, or that make the test loss so.
+
+    Raises:
+        RunError: a parameter or the test loss is NaN or infinite.
+    """
+    epoch = row["epoch"]
+    advice = f"after epoch {epoch}; the last checkpoints are kept: lower the learning rate or a loss weight"
+    norms = torch.stack([parameter.detach().float().norm() for parameter in student.parameters()])
+    if not norms.isfinite().all():
+        raise RunError(f"the student's weights are not finite {advice}")
+    if not math.isfinite(row.get("test_loss", 0.0)):
+        raise RunError(f"the test loss is {row['test_loss']} {advice}")

@@ -1,0 +1,78 @@
+"""Optimizers, and the backward pass that each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class DOT(torch.optim.Optimizer):
+    """Distillation-Oriented Trainer: separate momentum for the task's and the distillation's gradients.
+
+    Zhao et al., ICCV 2023, arXiv 2307.08436; follows mdistiller's optimizer:
+    v_task <- (m - delta)·v_task + g_task + wd·p, v_kd <- (m + delta)·v_kd + g_kd, p <- p - lr·(v_task + v_kd).
+    Both velocities start as the first gradient. A parameter that gets only one of the two gradients has momentum m, and
+    weight decay with that one.
+
+    Args:
+        params: the parameters.
+        lr: learning rate.
+        momentum: m.
+        delta: difference of the momenta, 0 <= delta <= min(m, 1 - m).
+        weight_decay: wd.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, delta: float, weight_decay: float):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
+        self.distillation: dict[nn.Parameter, Tensor] = {}
+
+    def set_distillation_aside(self) -> None:
+        """Take the gradients that are there for those of the distillation, and clear them."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self.distillation = {p: p.grad for p in parameters}
+        self.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update with the gradients that are there, the task's, and those set aside."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradients = {"task": parameter.grad, "distillation": self.distillation.get(parameter)}
+                self._update(parameter, {name: g for name, g in gradients.items() if g is not None}, group)
+        self.distillation = {}
+
+    def _update(self, parameter: nn.Parameter, gradients: dict[str, Tensor], group: dict) -> None:
+        shift = {"task": -group["delta"], "distillation": group["delta"]} if len(gradients) == 2 else {}
+        decayed = "task" if "task" in gradients else "distillation"
+        for name, gradient in gradients.items():
+            if name == decayed:
+                gradient = gradient.add(parameter, alpha=group["weight_decay"])
+            velocity = self.state[parameter].get(name)
+            if velocity is None:
+                velocity = self.state[parameter][name] = gradient.clone()
+            else:
+                velocity.mul_(group["momentum"] + shift.get(name, 0.0)).add_(gradient)
+        for name in gradients:
+            parameter.add_(self.state[parameter][name], alpha=-group["lr"])
+
+
+def backward(optimizer: torch.optim.Optimizer, task: Tensor | int, distillation: Tensor | int) -> None:
+    """Gradients of task + distillation, kept apart for an optimizer that treats them apart.
+
+    Args:
+        optimizer: its old gradients are cleared.
+        task: weighted classification term; 0 where there is none.
+        distillation: weighted sum of the other terms; 0 where there are none.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    if isinstance(optimizer, DOT) and isinstance(task, Tensor) and isinstance(distillation, Tensor):
+        distillation.backward(retain_graph=True)
+        optimizer.set_distillation_aside()
+        task.backward()
+    elif isinstance(optimizer, DOT) and isinstance(distillation, Tensor):
+        distillation.backward()
+        optimizer.set_distillation_aside()
+    else:
+        (task + distillation).backward()

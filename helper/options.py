@@ -1,0 +1,360 @@
+"""The command lines of train_teacher.py and train_student.py: flags, defaults, and checks that need no data."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from dataset import dataset_dict
+from distiller_zoo import registry
+from distiller_zoo.base import Distiller, Method, Option
+from models import model_dict, model_recipe
+
+from .checkpoint import nearest
+from .errors import UserError
+
+# RepDistiller's recipe for CIFAR-100; data sets, networks and methods override single values
+RECIPE: dict[str, Any] = {
+    "epochs": 240,
+    "batch_size": 64,
+    "learning_rate": 0.05,
+    "lr_decay_epochs": (150, 180, 210),
+    "lr_decay_rate": 0.1,
+    "weight_decay": 5e-4,
+    "momentum": 0.9,
+    "warmup_epochs": 0,
+    "path_t": "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth",
+    "model_s": "resnet8x4",
+}
+DOT_DELTA = 0.075  # of CIFAR-100 in the paper
+WEIGHT_FLAGS = {"r": "gamma", "a": "alpha", "b": "beta"}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are a `UserError` of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message."""
+        raise UserError(message)
+
+
+def _decay_epochs(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of epochs such as 150,180,210") from None
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Flags of both scripts. A default of None stands for the recipe's value."""
+    group = parser.add_argument_group("training (defaults: the recipe of the data set, network and method)")
+    group.add_argument("--dataset", default="cifar100", metavar="NAME", help=f"one of {', '.join(dataset_dict)}")
+    group.add_argument(
+        "--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie"
+    )
+    group.add_argument("--epochs", type=int, metavar="N", help="number of epochs (240)")
+    group.add_argument("--batch_size", type=int, metavar="N", help="training images per step (64)")
+    group.add_argument(
+        "--learning_rate", type=float, metavar="LR", help="initial rate (0.05; 0.01 for mobile networks)"
+    )
+    group.add_argument(
+        "--lr_decay_epochs", type=_decay_epochs, metavar="N,N", help="epochs after which the rate drops (150,180,210)"
+    )
+    group.add_argument("--lr_decay_rate", type=float, metavar="X", help="factor of a drop (0.1)")
+    group.add_argument("--weight_decay", type=float, metavar="X", help="weight decay on all parameters (5e-4)")
+    group.add_argument("--momentum", type=float, metavar="X", help="SGD momentum (0.9)")
+    group.add_argument(
+        "--warmup_epochs", "--wram_up", type=int, metavar="N", help="epochs of linear warm-up, 0 or 1 for none"
+    )
+    group.add_argument(
+        "--official_warmup",
+        action="store_true",
+        help="stay at the last warm-up rate until the first decay, as LDRLD's published code does",
+    )
+    group.add_argument("--subset", type=int, metavar="N", help="only the first N training images of each class")
+    group.add_argument("--seed", type=int, metavar="N", help="of weights, order and views (default: from --trial)")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the hardware has it"
+    )
+    group.add_argument("--resume", action="store_true", help="go on with this run, or start it if there is none")
+    group.add_argument("--save_folder", default="save", metavar="DIR", help="where runs are saved")
+    group.add_argument("--save_freq", type=int, default=40, metavar="N", help="epochs between numbered checkpoints")
+    group.add_argument("--print_freq", type=int, default=100, metavar="N", help="steps between progress lines")
+    group.add_argument("--tb_freq", type=int, default=500, metavar="N", help="steps between TensorBoard events")
+    group.add_argument(
+        "--num_workers", type=int, default=8, metavar="N", help="loader processes; these data sets need none: see notes"
+    )
+    group.add_argument("--quiet", action="store_true", help="print only notes and errors")
+
+
+def _name_argument(parser: argparse.ArgumentParser, *flags: str, help: str) -> None:
+    parser.add_argument(*flags, metavar="NAME", help=help)
+
+
+def _known(name: str, names: Mapping[str, Any], what: str) -> None:
+    if name not in names:
+        raise UserError(f"unknown {what} {name}; {nearest(name, names)}")
+
+
+def _check(opt: argparse.Namespace, name: str, low: float, strict: bool = False, high: float = math.inf) -> None:
+    value = getattr(opt, name)
+    if value is None:
+        return
+    # compared the other way round, NaN would pass
+    if not low <= value <= high or (strict and value == low) or abs(value) == math.inf:
+        bound = f"above {low}" if strict else f"at least {low}"
+        dashes = "-" if name in WEIGHT_FLAGS else "--"
+        raise UserError(f"{dashes}{name} {value} must be {bound}" + (f" and at most {high}" if high < math.inf else ""))
+
+
+def _check_ranges(opt: argparse.Namespace) -> None:
+    """Ranges of the flags of both scripts.
+
+    Raises:
+        UserError: the first value that is out of its range.
+    """
+    for name in ("epochs", "batch_size", "subset", "save_freq", "print_freq", "tb_freq"):
+        _check(opt, name, 1)
+    for name in ("warmup_epochs", "weight_decay", "num_workers"):
+        _check(opt, name, 0)
+    _check(opt, "seed", 0, high=2**63 - 1)
+    _check(opt, "learning_rate", 0, strict=True)
+    _check(opt, "lr_decay_rate", 0, strict=True, high=1)
+    _check(opt, "momentum", 0, high=1)
+    if opt.official_warmup and opt.warmup_epochs < 2:
+        raise UserError("--official_warmup has no effect without --warmup_epochs")
+    decays = [0, *opt.lr_decay_epochs]
+    if any(late <= early for early, late in pairwise(decays)):
+        raise UserError(f"--lr_decay_epochs {','.join(map(str, opt.lr_decay_epochs))} must be positive and increasing")
+
+
+def _apply_recipe(opt: argparse.Namespace, *recipes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill options that were not given from RECIPE and its overrides, of which later ones win; return the defaults."""
+    defaults = dict(RECIPE)
+    for recipe in recipes:
+        defaults.update(recipe)
+    for name, value in defaults.items():
+        if hasattr(opt, name) and getattr(opt, name) is None:
+            setattr(opt, name, value)
+    return defaults
+
+
+def _trial_seed(trial: str) -> int:
+    """The seed of a trial: any text may name one, a number is its own seed."""
+    return int(trial) if trial.isdecimal() and len(trial) < 19 else zlib.crc32(trial.encode())
+
+
+def _notes(opt: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
+    notes = []
+    if any(word.startswith("--num_workers") for word in arguments):
+        notes.append("--num_workers has no effect on data sets that are kept in memory")
+    if opt.warmup_epochs >= opt.epochs > 1:
+        notes.append(f"the warm-up of {opt.warmup_epochs} epochs does not end within {opt.epochs}; see --warmup_epochs")
+    if opt.lr_decay_epochs and opt.lr_decay_epochs[0] >= opt.epochs > 1:
+        notes.append(f"the learning rate does not drop within {opt.epochs} epochs; see --lr_decay_epochs")
+    return notes
+
+
+def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse and check the command line of train_teacher.py.
+
+    Args:
+        arguments: without the script's name.
+
+    Returns:
+        The resolved options; `notes` holds remarks for the user, `differs` the options that are not the recipe's.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    parser = OneLineParser(prog="train_teacher.py", description="Train one network from labels.", allow_abbrev=False)
+    _name_argument(parser, "--model", help="the network, of models/ (resnet110)")
+    parser.add_argument("-t", "--trial", default="0", help="names the run and gives its seed")
+    _add_training(parser)
+    _add_running(parser)
+    opt = parser.parse_args(arguments)
+    opt.model = opt.model or "resnet110"
+    _known(opt.dataset, dataset_dict, "data set")
+    _known(opt.model, model_dict, "model")
+    defaults = _apply_recipe(opt, dataset_dict[opt.dataset].recipe, model_recipe.get(opt.model, {}))
+    _check_ranges(opt)
+    opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
+    opt.notes = _notes(opt, arguments)
+    opt.differs = _differences(opt, defaults)
+    return opt
+
+
+def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Training options that are not the recipe's: they become part of the run's name."""
+    names = [name for name in RECIPE if name not in ("path_t", "model_s")]
+    differs = {name: getattr(opt, name) for name in names if getattr(opt, name) != defaults[name]}
+    if opt.official_warmup:
+        differs["official_warmup"] = "on"
+    if opt.subset is not None:
+        differs["subset"] = opt.subset
+    if opt.seed != _trial_seed(opt.trial):
+        differs["seed"] = opt.seed
+    if opt.precision != "auto":
+        differs["precision"] = opt.precision
+    return differs
+
+
+def _chosen_method(arguments: Sequence[str]) -> Method:
+    """Find `--distill` first, since it decides which flags there are."""
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--distill", default="kd")
+    name = parser.parse_known_args(arguments)[0].distill
+    _known(name, registry, "method")
+    return registry[name]
+
+
+def _add_method(parser: argparse.ArgumentParser, method: Method) -> None:
+    """The flags of a method: its weights and its constructor's keyword arguments."""
+    group = parser.add_argument_group(
+        f"--distill {method.name}: {method.paper}", (method.build.__doc__ or "").partition("Args:")[0].strip()
+    )
+    for flag, long in WEIGHT_FLAGS.items():
+        term, default = method.build.weighs.get(flag), method.weights.get(flag)
+        text = f"weight of the term {term} ({default})" if term else f"has nothing to weigh in {method.name}"
+        group.add_argument(f"-{flag}", f"--{long}", dest=flag, type=float, metavar="X", help=text)
+    temperature = method.recipe.get("kd_T", Distiller.temperature)
+    group.add_argument("--kd_T", type=float, default=temperature, metavar="T", help=f"temperature ({temperature})")
+    for option in method.options():
+        _add_option(group, option)
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    """A keyword argument of a method's constructor as a flag."""
+    common = {"default": option.default, "help": f"{option.help} ({option.default})"}
+    if option.type is bool:
+        group.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, **common)
+    elif option.choices:
+        group.add_argument(f"--{option.name}", type=option.type, choices=option.choices, **common)
+    else:
+        group.add_argument(f"--{option.name}", type=option.type, metavar=option.type.__name__.upper(), **common)
+
+
+def _check_unknown(words: Sequence[str], method: Method) -> None:
+    """Say which method takes a flag that the chosen one does not."""
+    for word in words:
+        flag = word.partition("=")[0]
+        takers = [m.name for m in registry.values() if flag in {f"--{option.name}" for option in m.options()}]
+        if takers:
+            raise UserError(f"{flag} is not a flag of --distill {method.name}; it belongs to {', '.join(takers)}")
+    if words:
+        raise UserError(f"unknown argument {words[0]}; see train_student.py --distill {method.name} --help")
+
+
+def _settle_weights(opt: argparse.Namespace, method: Method) -> None:
+    """Fill the published weights; refuse negative ones and any that has nothing to weigh.
+
+    Raises:
+        UserError: the first weight that is wrong, or a temperature that no term uses.
+    """
+    for flag, default in ((flag, method.weights.get(flag)) for flag in WEIGHT_FLAGS):
+        _check(opt, flag, 0)
+        value = getattr(opt, flag)
+        if default is None and value:
+            weighed = ", ".join(f"-{f} weighs {term}" for f, term in method.build.weighs.items())
+            raise UserError(f"-{flag} {value} has nothing to weigh in --distill {method.name} ({weighed})")
+        if default is None or value is None:
+            setattr(opt, flag, default)
+    if not any(getattr(opt, flag) for flag in method.weights):
+        raise UserError("all weights are 0: nothing would be learned")
+    _check(opt, "kd_T", 0, strict=True)
+    temperature = method.recipe.get("kd_T", Distiller.temperature)
+    users = [f for f, term in method.build.weighs.items() if term == "div"] or [f for f in method.weights if f != "r"]
+    if opt.kd_T != temperature and not any(getattr(opt, flag) for flag in users):
+        raise UserError(f"--kd_T {opt.kd_T} has no effect while {' and '.join(f'-{f}' for f in users)} is 0")
+
+
+def _settle_optimizer(opt: argparse.Namespace) -> None:
+    """Fill and check `--dot_delta`, which only one optimizer takes.
+
+    Raises:
+        UserError: it is given for another one, or out of range.
+    """
+    if opt.optimizer == "dot":
+        opt.dot_delta = DOT_DELTA if opt.dot_delta is None else opt.dot_delta
+        _check(opt, "dot_delta", 0, high=min(opt.momentum, 1 - opt.momentum))
+    elif opt.dot_delta is not None:
+        raise UserError(f"--dot_delta {opt.dot_delta} is a flag of --optimizer dot")
+
+
+def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Method]:
+    """Parse and check the command line of train_student.py.
+
+    Args:
+        arguments: without the script's name.
+
+    Returns:
+        The resolved options (as for `teacher_options`, with `method_options`, the method's own) and the method.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    method = _chosen_method(arguments)
+    # without abbreviations, since --k would be taken for --kd_T where a method has no k
+    parser = OneLineParser(
+        prog="train_student.py", description="Distil a teacher checkpoint into a student.", allow_abbrev=False
+    )
+    _name_argument(parser, "--distill", help=f"the method (kd): {', '.join(registry)}")
+    parser.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint (resnet32x4's in save/models)")
+    _name_argument(parser, "--model_t", help="its network, where its folder's name does not begin with it")
+    _name_argument(parser, "--model_s", help="the student's network, of models/ (resnet8x4)")
+    parser.add_argument("--trial", default="1", help="names the run and gives its seed")
+    parser.add_argument(
+        "--optimizer", default="sgd", choices=("sgd", "dot"), help="dot: separate momentum for KD (sgd)"
+    )
+    parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
+    _add_method(parser, method)
+    _add_training(parser)
+    _add_running(parser)
+    opt, unknown = parser.parse_known_args(arguments)
+    _check_unknown(unknown, method)
+    opt.distill = method.name
+    _known(opt.dataset, dataset_dict, "data set")
+    recipe = dataset_dict[opt.dataset].recipe
+    opt.model_s = opt.model_s or {**RECIPE, **recipe}["model_s"]
+    _known(opt.model_s, model_dict, "model")
+    defaults = _apply_recipe(opt, method.recipe, recipe, model_recipe.get(opt.model_s, {}))
+    _check_ranges(opt)
+    _settle_optimizer(opt)
+    _settle_weights(opt, method)
+    opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
+    opt.notes = _notes(opt, arguments)
+    for option in method.options():
+        if option.type is float:
+            _check(opt, option.name, -math.inf)
+    opt.method_options = {option.name: getattr(opt, option.name) for option in method.options()}
+    opt.differs = _differences(opt, defaults)
+    given = {option.name: opt.method_options[option.name] for option in method.options()}
+    published = {option.name: option.default for option in method.options()}
+    opt.differs |= {name: value for name, value in given.items() if value != published[name]}
+    if opt.kd_T != method.recipe.get("kd_T", Distiller.temperature):
+        opt.differs["kd_T"] = opt.kd_T
+    if opt.optimizer != "sgd":
+        opt.differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
+    return opt, method
+
+
+def describe(opt: argparse.Namespace) -> dict[str, Any]:
+    """The resolved options as plain data, for options.json and the print at the start."""
+    hidden = ("notes", "differs", "method_options")
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(vars(opt).items()) if k not in hidden}
+
+
+def name_suffix(opt: argparse.Namespace, *shown: str) -> str:
+    """What a run's name tells of the options that are not the recipe's, but for those shown elsewhere in it."""
+    texts = {n: "-".join(map(str, v)) if isinstance(v, tuple) else str(v) for n, v in opt.differs.items()}
+    return "".join(f"_{name}-{text}" for name, text in texts.items() if name not in shown)

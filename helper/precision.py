@@ -1,0 +1,72 @@
+"""Where and in which number format a run computes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from .errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a `--device` value.
+
+    Args:
+        name: `auto` (CUDA where there is one, else the CPU) or any torch device string.
+
+    Raises:
+        UserError: torch does not know the device or cannot use it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("neither a CPU nor a CUDA device")
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used ({reason}); take cpu, cuda or auto") from None
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively (on a CPU: AMX or AVX512-BF16), so that it beats float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for these two yet; a release without them means float32
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device.type == "cpu" and any(check() for check in checks if check)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Device and number format of the networks' forward passes; losses and master weights are always float32.
+
+    Args:
+        device: where everything lives.
+        dtype: `torch.float32` or `torch.bfloat16`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def choose(cls, name: str, device: torch.device) -> Precision:
+        """The precision of a `--precision` value: `auto`, `fp32` or `bf16`."""
+        if name == "auto":
+            name = "bf16" if has_fast_bfloat16(device) else "fp32"
+        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[name])
+
+    @property
+    def name(self) -> str:
+        """`fp32` or `bf16`."""
+        return "fp32" if self.dtype == torch.float32 else "bf16"
+
+    def autocast(self, enabled: bool = True) -> AbstractContextManager:
+        """Autocast to the format; `enabled=False` is the float32 island for losses inside it."""
+        low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low and enabled)

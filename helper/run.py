@@ -1,0 +1,229 @@
+"""A run's folder: what it writes, when, and how it is found and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import statistics
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .checkpoint import load_checkpoint, save_checkpoint, write_file, write_json
+from .errors import RunError, UserError, set_resume_hint, uninterrupted
+from .logger import Events, Progress
+
+# options that may differ between a run and its continuation: they do not change what is learned
+INCIDENTAL = (
+    *("resume", "quiet", "device", "num_workers", "print_freq", "tb_freq", "save_freq"),
+    *("data_folder", "save_folder", "path_t"),
+)
+LONGEST_NAME = 200
+
+
+def safe_name(text: str) -> str:
+    """`text` in characters that are safe in a file name everywhere, cut with a checksum where it is too long."""
+    name = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", text).strip(".")
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{zlib.crc32(name.encode()):08x}"
+
+
+class Run:
+    """One run: its folder and all files in it (see the README's table of outputs).
+
+    Args:
+        folder: of the run.
+        events_folder: of its TensorBoard events.
+        model: name of the trained network, in the names of its checkpoints.
+        epochs: number of epochs.
+        seed: of weights, order and views.
+    """
+
+    def __init__(self, folder: Path, events_folder: Path, model: str, epochs: int, seed: int):
+        self.folder, self.events_folder, self.model = folder, events_folder, model
+        self.epochs, self.seed = epochs, seed
+        self.options: dict[str, Any] = {}
+        self.history: list[dict[str, float]] = []
+        self.best_acc = -1.0  # below any accuracy
+        self.facts: dict[str, Any] = {}
+        self.events: Events | None = None
+
+    def done_epochs(self, stage: str = "") -> int:
+        """Number of epochs of a stage, or of the main training, that are saved."""
+        return sum(row.get("stage", "") == stage for row in self.history)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's summary is written."""
+        return os.path.exists(self.folder / "summary.json")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is something to resume."""
+        return os.path.exists(self.folder / "resume.pth") and not self.finished
+
+    def refuse_overwriting(self, resume: bool) -> None:
+        """Leave a run that is already there alone, unless it is to be resumed.
+
+        Raises:
+            UserError: the folder holds a run and `resume` is off.
+        """
+        if not resume and (self.finished or self.resumable):
+            state = "a finished" if self.finished else "an unfinished"
+            raise UserError(
+                f"{self.folder} holds {state} run: --resume goes on with it, --trial names another; or delete it"
+            )
+
+    def open(self, options: Mapping[str, Any]) -> None:
+        """Make the folder and write `options.json`, or check it where a run is resumed.
+
+        Args:
+            options: the resolved configuration, plain data.
+
+        Raises:
+            UserError: the run was started with other options, or the folder cannot be made or written; then nothing is
+                left behind.
+        """
+        self.options = dict(options)
+        if self.finished or self.resumable:
+            self._check_options()
+        else:
+            self._make_folder()
+        self.events = None if self.finished else Events(self.events_folder)
+        set_resume_hint(resume_command())
+
+    def _check_options(self) -> None:
+        try:
+            before = json.loads((self.folder / "options.json").read_text())
+            if not isinstance(before, dict):
+                raise ValueError
+        except (OSError, ValueError):
+            raise UserError(f"{self.folder}/options.json is missing or damaged; delete the folder") from None
+        for key in sorted({*before, *self.options} - {*INCIDENTAL}):
+            old, new = before.get(key), self.options.get(key)
+            if old != new:
+                raise UserError(f"--resume: {self.folder} was started with {key} = {old}, not {new}")
+
+    def _make_folder(self) -> None:
+        created = next((p for p in reversed([self.folder, *self.folder.parents]) if not os.path.exists(p)), None)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "options.json", self.options)
+        except (OSError, RunError) as error:
+            if created and os.path.exists(created):
+                shutil.rmtree(created, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UserError(f"cannot write to {self.folder} ({reason}); choose another --save_folder") from None
+
+    def restore(self, step: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        """Load `resume.pth`, where there is one, into the module and the optimizer that was at work.
+
+        Args:
+            step: student and method.
+            optimizers: of the stages by name, and of the main training under the empty name.
+
+        Raises:
+            UserError: the file is damaged or does not fit.
+        """
+        path = self.folder / "resume.pth"
+        if not path.exists():
+            return
+        state = load_checkpoint(path)
+        try:
+            step.load_state_dict(state["step"])
+            self.history = json.loads(state["history"])
+            optimizers[self.history[-1].get("stage", "")].load_state_dict(state["optimizer"])
+            self.best_acc = state["best_acc"]
+        except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not fit this run ({reason}); delete {self.folder}") from None
+        # lines of epochs that were cut off before their resume.pth are dropped
+        self._write_metrics()
+
+    def progress(self, label: str, done: int, steps: int) -> Progress:
+        """The display of an epoch, `done` steps into its phase."""
+        o = self.options
+        return Progress(label, done, steps, o["print_freq"], o["tb_freq"], self.events, o["quiet"])
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.history)
+        write_file(self.folder / "metrics.jsonl", lines.encode())
+
+    def _save_networks(self, student: nn.Module, epoch: int, acc: float) -> None:
+        """The student's checkpoints that are due after an epoch."""
+        due = {f"ckpt_epoch_{epoch}.pth": "accuracy"} if epoch % self.options["save_freq"] == 0 else {}
+        if acc > self.best_acc:
+            self.best_acc = acc
+            due[f"{self.model}_best.pth"] = "best_acc"
+        if epoch == self.epochs:
+            due[f"{self.model}_last.pth"] = "accuracy"
+        state = getattr(student, "deployed", student).state_dict()
+        weights = {key: value.cpu().contiguous() for key, value in state.items()}
+        for name, figure in due.items():
+            save_checkpoint(self.folder / name, {"epoch": epoch, "model": weights, figure: acc})
+
+    def end_epoch(self, row: dict[str, Any], step: nn.Module, optimizer: torch.optim.Optimizer, label: str) -> None:
+        """Take in an epoch's figures and save.
+
+        `resume.pth` is what counts as done: what is written before it is written again, equal, if the run is cut off in
+        between. A signal that arrives meanwhile waits until all is written.
+
+        Args:
+            row: the figures, with `epoch` and, after an epoch of the main training, `test_acc`.
+            step: module with the trained network as `student`.
+            optimizer: the one at work.
+            label: names the epoch on the terminal.
+
+        Raises:
+            RunError: the disk is full; the earlier files are untouched.
+        """
+        epoch = row["epoch"]
+        with uninterrupted():
+            if "test_acc" in row:
+                self._save_networks(step.student, epoch, row["test_acc"])
+            self.history.append(row)
+            state = {"step": step.state_dict(), "optimizer": optimizer.state_dict()}
+            figures = {"history": json.dumps(self.history), "best_acc": self.best_acc}
+            save_checkpoint(self.folder / "resume.pth", {"epoch": epoch, **state, **figures})
+            self._write_metrics()
+        prefix = f"{row['stage']}/" if "stage" in row else ""
+        self.events.log({prefix + key: value for key, value in row.items() if key not in ("epoch", "stage")}, epoch)
+        if not self.options["quiet"]:
+            print(f"{label}  {self._in_words(row)}", flush=True)
+
+    def _in_words(self, row: Mapping[str, Any]) -> str:
+        text = f"lr {row['lr']:.4g}  train loss {row['train_loss']:.4f}"
+        if "test_acc" in row:
+            text += f"  train acc {row['train_acc']:.2f}  test acc {row['test_acc']:.2f} (best {self.best_acc:.2f})"
+        return f"{text}  {row['images_per_second']:.0f} images/s"
+
+    def finish(self) -> dict[str, Any]:
+        """Write `summary.json`, the sign of a finished run, and return it."""
+        last, seconds = self.history[-1], sum(row["seconds"] for row in self.history)
+        summary = {
+            "test_acc": last["test_acc"],
+            "test_acc_top5": last["test_acc_top5"],
+            "best_acc": self.best_acc,
+            **self.facts,
+            "epochs": self.epochs,
+            "seconds": seconds,
+            "images_per_second": statistics.mean(row["images_per_second"] for row in self.history if "test_acc" in row),
+            "seed": self.seed,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        }
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+
+def resume_command() -> str:
+    """The command line of this process with `--resume`."""
+    return shlex.join(["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])

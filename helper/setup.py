@@ -1,0 +1,217 @@
+"""Steps that both entry scripts take before training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataset import ContrastLoader, Data, DataError, MemoryLoader, get_dataset
+from distiller_zoo.base import Distiller, Method, Shapes
+
+from .errors import UserError
+from .loops import Phase, StageStep, TrainStep, fit
+from .optim import DOT
+from .options import describe
+from .precision import Precision, pick_device
+from .run import Run
+from .schedule import Schedule
+from .teacher import Teacher
+
+
+def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
+    """The data set of the options, its notes printed.
+
+    Raises:
+        UserError: it is absent or malformed.
+    """
+    try:
+        data = get_dataset(opt.dataset, opt.data_folder, opt.batch_size, precision.device, opt.seed, opt.subset)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    opt.notes += data.notes
+    return data
+
+
+def choose_precision(opt: argparse.Namespace) -> Precision:
+    """Device and number format of the options, which then hold the resolved names."""
+    precision = Precision.choose(opt.precision, pick_device(opt.device))
+    opt.device, opt.precision = str(precision.device), precision.name
+    if precision.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches but the last are of one size
+        # the default rounds the factors of float32 convolutions to 10 bits
+        torch.backends.cudnn.allow_tf32 = precision.dtype != torch.float32
+    return precision
+
+
+@torch.no_grad()
+def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size]:
+    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list."""
+    training = network.training
+    features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
+    network.train(training)
+    return [feature.shape for feature in features]
+
+
+def build_method(method: Method, shapes: Shapes, options: Mapping[str, Any], temperature: float) -> Distiller:
+    """Make the distiller of a pair of networks.
+
+    Args:
+        method: the line of the registry.
+        shapes: sizes of the networks and the data set.
+        options: keyword arguments of its constructor.
+        temperature: `--kd_T`.
+
+    Raises:
+        UserError: an option is out of range or the pair does not suit the method.
+    """
+    try:
+        distiller = method.build(shapes, **options)
+    except ValueError as error:
+        raise UserError(f"{method.name}: {error}") from None
+    distiller.temperature = temperature
+    return distiller
+
+
+def adapt_networks(
+    distiller: Distiller, student: nn.Module, teacher: nn.Module, loader: MemoryLoader
+) -> tuple[nn.Module, nn.Module]:
+    """Let the method look at the teacher and wrap either network; returns the student and the teacher to run.
+
+    Args:
+        distiller: the method.
+        student: of `models/`.
+        teacher: of `models/`, with its weights.
+        loader: of the training set.
+
+    Raises:
+        UserError: the method cannot use this teacher.
+    """
+    try:
+        with torch.no_grad():
+            distiller.prepare(teacher.to(loader.device).eval().requires_grad_(False), loader.plain())
+        return distiller.wrap_student(student, teacher), distiller.wrap_teacher(teacher)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def to_device(step: TrainStep, precision: Precision) -> TrainStep:
+    """Move student and method to the run's device, in the layout that convolutions like best.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        return step.to(precision.device, memory_format=torch.channels_last)
+    except torch.OutOfMemoryError:
+        tensors = [*step.parameters(), *step.buffers()]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        raise UserError(
+            f"student and method take {size / 2**30:.1f} GiB, more than {precision.device} has left"
+        ) from None
+
+
+def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model: str) -> Run:
+    """The run of the options, not yet on disk.
+
+    Args:
+        opt: resolved options.
+        folder, events: below `--save_folder`, where runs and TensorBoard events of this kind lie.
+        name: the run's.
+        model: the trained network's name.
+
+    Raises:
+        UserError: its folder holds a run and `--resume` is off.
+    """
+    base = Path(opt.save_folder)
+    run = Run(base / folder / name, base / events / name, model, opt.epochs, opt.seed)
+    run.refuse_overwriting(opt.resume)
+    return run
+
+
+def begin(run: Run, opt: argparse.Namespace, phases: Sequence[Phase], facts: Mapping[str, Any]) -> None:
+    """Print the resolved configuration and open the run's folder.
+
+    Args:
+        run: from `new_run`.
+        opt: resolved options.
+        phases: of the training.
+        facts: further entries of options.json.
+
+    Raises:
+        UserError: the run was started with other options, or its folder cannot be written.
+    """
+    options = {**describe(opt), **facts}
+    if not opt.quiet:
+        width = max(len(name) for name in options)
+        print(*(f"  {name:<{width}}  {value}" for name, value in options.items()), sep="\n")
+        for phase in phases:
+            loss = " + ".join(f"{weight:g}·{name}" for name, weight in phase.weights.items())
+            print(f"{phase.epochs} epochs of {phase.name}: loss = {loss}" if phase.name else f"loss = {loss}")
+        print(f"run folder {run.folder}", flush=True)
+    for note in opt.notes:
+        print(f"note: {note}", file=sys.stderr)
+    run.open(options)
+
+
+def make_phases(
+    opt: argparse.Namespace, step: TrainStep, weights: Mapping[str, float], published: Mapping[str, float]
+) -> list[Phase]:
+    """The method's pre-training stages and the main training.
+
+    Stages run under SGD. Every optimizer has weight decay on all its parameters, as in RepDistiller; that of the main
+    training has the student and the adapters in one group.
+
+    Args:
+        opt: resolved options.
+        step: student and method.
+        weights: of the terms by name. One that bears a stage's name scales the stage's loss; 0 leaves the stage out.
+        published: default weights of the terms by name.
+    """
+    common = {"momentum": opt.momentum, "weight_decay": opt.weight_decay}
+    phases, names = [], []
+    for stage in step.method.stages(step.student):
+        names.append(stage.name)
+        rate, module = stage.learning_rate or opt.learning_rate, StageStep(step, stage)
+        scale = weights[stage.name] / published[stage.name] if stage.name in weights else 1.0
+        if not scale:
+            continue
+        sgd = torch.optim.SGD(module.trained.parameters(), lr=rate, **common)
+        phases.append(Phase(stage.name, module, stage.epochs, sgd, Schedule(rate), {stage.name: scale}))
+    decay = (opt.lr_decay_epochs, opt.lr_decay_rate, opt.warmup_epochs, opt.official_warmup)
+    terms = {term: weight for term, weight in weights.items() if term not in names}
+    if getattr(opt, "optimizer", "sgd") == "dot":
+        main = DOT(step.parameters(), lr=opt.learning_rate, delta=opt.dot_delta, **common)
+    else:
+        main = torch.optim.SGD(step.parameters(), lr=opt.learning_rate, **common)
+    return [*phases, Phase("", step, opt.epochs, main, Schedule(opt.learning_rate, *decay), terms)]
+
+
+def train(
+    run: Run,
+    opt: argparse.Namespace,
+    step: TrainStep,
+    phases: Sequence[Phase],
+    teacher: Teacher | None,
+    loaders: tuple[MemoryLoader | ContrastLoader, MemoryLoader],
+) -> None:
+    """Resume where asked, run the epochs that are left, write the summary."""
+    if run.finished:
+        if not opt.quiet:
+            print(f"{run.folder} is finished")
+        return
+    if opt.resume:
+        run.restore(step, {phase.name: phase.optimizer for phase in phases})
+        if not opt.quiet:
+            last = run.history[-1] if run.history else None
+            print(f"resuming after epoch {last['epoch']}" if last else "nothing to resume: from the start", flush=True)
+    fit(run, step, phases, teacher, loaders)
+    run.facts["params"] = sum(parameter.numel() for parameter in step.student.parameters())
+    summary = run.finish()
+    if not opt.quiet:
+        print(f"test acc {summary['test_acc']:.2f}, best {summary['best_acc']:.2f}; saved in {run.folder}")

@@ -1,0 +1,144 @@
+"""The frozen teacher: which file it comes from, how it runs, how good it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset import Batch, MemoryLoader
+from distiller_zoo.base import Needs, Output
+from models import model_dict
+
+from .checkpoint import digest, load_checkpoint, nearest, write_json
+from .errors import UserError
+from .meters import TestMeter
+from .precision import Precision
+
+
+def _folder_name(path: str) -> str | None:
+    """The network whose name the checkpoint's folder begins with, the longest one that fits."""
+    folder = Path(path).absolute().parent.name
+    fitting = [known for known in model_dict if folder == known or folder.startswith(known + "_")]
+    return max(fitting, key=len, default=None)
+
+
+def check_teacher_file(path: str) -> None:
+    """Refuse a path with nothing or a folder at it, before anything is made of its name.
+
+    Raises:
+        UserError: it says how to get a teacher.
+    """
+    if os.path.isdir(path):
+        load_checkpoint(path)
+    if not os.path.exists(path):  # unlike Path's, false where the name is too long or its folder closed
+        raise UserError(
+            f"no teacher at {path}: fetch the published ones with 'sh scripts/fetch_pretrained_teachers.sh', or train "
+            f"it with 'python train_teacher.py --model {_folder_name(path) or 'NAME'}' and name its checkpoint, or any "
+            "other that you have, with --path_t"
+        )
+
+
+def teacher_name(path: str, name: str | None = None) -> str:
+    """The architecture of a teacher checkpoint.
+
+    Args:
+        path: by RepDistiller's custom, the folder's name begins with it: `save/models/resnet32x4_vanilla/x.pth`.
+        name: given by the user (`--model_t`), overrides the folder's.
+
+    Raises:
+        UserError: it is no name of `model_dict`, or the folder tells none.
+    """
+    if name is not None and name not in model_dict:
+        raise UserError(f"unknown model {name} (--model_t); {nearest(name, model_dict)}")
+    found = name or _folder_name(path)
+    if found is None:
+        folder = Path(path).absolute().parent.name
+        raise UserError(f"the folder '{folder}' does not begin with the teacher's architecture; name it with --model_t")
+    return found
+
+
+def run_network(network: nn.Module, images: Tensor, needs: Needs, preact: bool) -> Output:
+    """Forward pass that returns the features that a method needs.
+
+    Args:
+        network: of `models/`.
+        images: (B, 3, H, W).
+        needs: which features to keep.
+        preact: whether this network's are taken before their last activation.
+    """
+    if needs.features == "none":
+        return Output(network(images))
+    features, logits = network(images, is_feat=True, preact=preact)
+    return Output(logits, needs.select(features))
+
+
+class Teacher:
+    """A frozen network in evaluation mode, run without gradients in the run's precision.
+
+    Args:
+        network: with its weights.
+        needs: what the method asks of it.
+        precision: device and number format.
+    """
+
+    def __init__(self, network: nn.Module, needs: Needs, precision: Precision):
+        self.network = network.to(precision.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.needs, self.precision = needs, precision
+        self.digest = digest(network.state_dict())
+
+    def __call__(self, batch: Batch) -> Output:
+        """Logits and needed features of a batch, float32."""
+        with torch.inference_mode(), self.precision.autocast():
+            output = run_network(self.network, batch.images, self.needs, preact=bool(self.needs.preact))
+        # copied outside inference mode: its tensors may not be saved for a backward pass
+        features = output.features and [None if f is None else f.to(torch.float32, copy=True) for f in output.features]
+        return Output(output.logits.to(torch.float32, copy=True), features)
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, loader: MemoryLoader, precision: Precision) -> dict[str, float]:
+    """Accuracy of a network, whose training mode is left as it was.
+
+    Args:
+        network: takes images, gives logits.
+        loader: of the test set.
+        precision: device and number format.
+
+    Returns:
+        `test_acc` and `test_acc_top5` in percent, and `test_loss`, the mean cross-entropy.
+    """
+    meter, training = TestMeter(precision.device), network.training
+    network.eval()
+    for batch in loader:
+        with precision.autocast():
+            logits = network(batch.images)
+        meter.update(logits.float(), batch.target)
+    network.train(training)
+    return meter.read()
+
+
+def measured_accuracy(teacher: Teacher, loader: MemoryLoader, dataset: str, memory: Path) -> float:
+    """The teacher's test accuracy in percent, measured once per weights, data set and precision.
+
+    Args:
+        teacher: the teacher.
+        loader: of the test set.
+        dataset: its name.
+        memory: JSON file in which the figures are remembered; an unreadable one is measured anew.
+    """
+    key = f"{dataset} {teacher.precision.name} {teacher.digest}"
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    if not isinstance(known.get(key), float):
+        known[key] = evaluate(teacher.network, loader, teacher.precision)["test_acc"]
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, known)
+    return known[key]

@@ -1,0 +1,61 @@
+"""The distillation-oriented optimizer against its equations, written out for single numbers."""
+
+import pytest
+import torch
+
+from helper.optim import DOT, backward
+
+
+def test_both_gradients_by_hand():
+    p = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    lr, m, delta, wd = 0.1, 0.9, 0.075, 0.01
+    optimizer = DOT([p], lr=lr, momentum=m, delta=delta, weight_decay=wd)
+    value, v_task, v_kd = 2.0, None, None
+    for _ in range(4):
+        backward(optimizer, (p**2).sum(), (3 * p).sum())
+        optimizer.step()
+        g_task, g_kd = 2 * value + wd * value, 3.0
+        v_task = g_task if v_task is None else (m - delta) * v_task + g_task
+        v_kd = g_kd if v_kd is None else (m + delta) * v_kd + g_kd
+        value -= lr * (v_task + v_kd)
+        assert p.item() == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("which", ["task", "distillation"])
+def test_one_gradient_is_sgd(which):
+    start = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    p, q = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    other = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    dot = DOT([p, other], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.01)
+    sgd = torch.optim.SGD([q], lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(4):
+        parts = [(p**2).sum(), other.sum()]
+        backward(dot, *(parts if which == "task" else parts[::-1]))
+        dot.step()
+        backward(sgd, (q**2).sum(), 0)
+        sgd.step()
+        assert torch.allclose(p, q, rtol=1e-12)
+
+
+def test_only_distillation():
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
+    backward(optimizer, 0, (2 * p).sum())
+    optimizer.step()
+    assert p.item() == pytest.approx(1 - 0.1 * 2)
+
+
+def test_its_velocities_are_part_of_its_state():
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
+    backward(optimizer, (p**2).sum(), p.sum())
+    optimizer.step()
+    again = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state[p].keys() == {"task", "distillation"}
+
+
+def test_gradients_of_sgd_are_those_of_the_sum():
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    backward(torch.optim.SGD([p], lr=0.1), (p**2).sum(), (5 * p).sum())
+    assert p.grad.item() == pytest.approx(7.0)

@@ -1,0 +1,113 @@
+"""The frozen teacher and the measurement of accuracy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import ImageData, MemoryLoader
+from distiller_zoo import Needs
+from helper.errors import UserError
+from helper.precision import Precision
+from helper.teacher import Teacher, evaluate, measured_accuracy, teacher_name
+from models import model_dict
+
+CPU = torch.device("cpu")
+FP32 = Precision(CPU, torch.float32)
+
+
+@pytest.fixture
+def loader():
+    rng = np.random.Generator(np.random.PCG64(0))
+    data = ImageData(rng.integers(0, 256, (21, 32, 32, 3), dtype=np.uint8), np.arange(21) % 10)
+    return MemoryLoader(data, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 8, CPU, train=False)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return model_dict["resnet8"](num_classes=10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_are_float32_and_usable_in_a_backward_pass(network, loader, dtype):
+    teacher = Teacher(network, Needs(features="all"), Precision(CPU, dtype))
+    batch = next(iter(loader))
+    output = teacher(batch)
+    trained = torch.zeros_like(output.logits, requires_grad=True)
+    (trained * output.logits).sum().backward()
+    for tensor in (output.logits, *output.features):
+        assert tensor.dtype == torch.float32
+        assert not tensor.requires_grad
+        assert not tensor.is_inference()
+
+
+@pytest.mark.parametrize(("which", "kept"), [("mid", [1, 2, 3]), ("last", [4]), ("all", [0, 1, 2, 3, 4])])
+def test_only_the_needed_features_are_kept(network, loader, which, kept):
+    output = Teacher(network, Needs(features=which), FP32)(next(iter(loader)))
+    assert [i for i, feature in enumerate(output.features) if feature is not None] == kept
+    assert Teacher(network, Needs(), FP32)(next(iter(loader))).features is None
+
+
+def test_the_teacher_does_not_learn(network, loader):
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    teacher = Teacher(network.train(), Needs(features="all", preact=True), FP32)
+    for batch in loader:
+        teacher(batch)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_evaluate_by_hand(network, loader):
+    network.train()
+    figures = evaluate(network, loader, FP32)
+    assert network.training
+    network.eval()
+    with torch.no_grad():
+        logits = torch.cat([network(batch.images) for batch in loader])
+    labels = torch.arange(21) % 10
+    assert figures["test_acc"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+    assert figures["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_accuracy_is_measured_once(network, loader, tmp_path, monkeypatch):
+    memory = tmp_path / "teacher_accuracy.json"
+    teacher = Teacher(network, Needs(), FP32)
+    accuracy = measured_accuracy(teacher, loader, "some", memory)
+    monkeypatch.setattr("helper.teacher.evaluate", None)
+    assert measured_accuracy(teacher, loader, "some", memory) == accuracy
+    with pytest.raises(TypeError):
+        measured_accuracy(teacher, loader, "another", memory)
+    other = Teacher(model_dict["resnet8"](num_classes=10), Needs(), FP32)
+    with pytest.raises(TypeError):
+        measured_accuracy(other, loader, "some", memory)
+
+
+def test_a_damaged_memory_is_measured_anew(network, loader, tmp_path):
+    memory = tmp_path / "teacher_accuracy.json"
+    memory.write_text("{")
+    accuracy = measured_accuracy(Teacher(network, Needs(), FP32), loader, "some", memory)
+    assert accuracy in json.loads(memory.read_text()).values()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("resnet8x4_vanilla", "resnet8x4"),
+        ("resnet8_vanilla", "resnet8"),
+        ("wrn_40_2_vanilla", "wrn_40_2"),
+        ("resnet56_cifar100_lr_0.05_decay_0.0005_trial_0", "resnet56"),
+        ("ResNet50", "ResNet50"),
+    ],
+)
+def test_the_folder_names_the_network(folder, name):
+    assert teacher_name(f"save/models/{folder}/ckpt_epoch_240.pth") == name
+
+
+def test_names_that_tell_nothing():
+    with pytest.raises(UserError, match="--model_t"):
+        teacher_name("save/models/mine/ckpt.pth")
+    assert teacher_name("save/models/mine/ckpt.pth", "vgg8") == "vgg8"
+    with pytest.raises(UserError, match="did you mean"):
+        teacher_name("x.pth", "resnet65")

@@ -1,0 +1,85 @@
+"""Distil a teacher checkpoint into a student: `python train_student.py --distill METHOD --help` lists the flags."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dataset import ContrastLoader, ContrastSampler, Data, MemoryLoader, dataset_dict
+from distiller_zoo import Distiller, Shapes
+from distiller_zoo.base import Method
+from helper.checkpoint import load_network
+from helper.errors import UserError, run_command
+from helper.loops import TrainStep
+from helper.options import name_suffix, student_options
+from helper.run import safe_name
+from helper.setup import (
+    adapt_networks,
+    begin,
+    build_method,
+    choose_precision,
+    feature_shapes,
+    load_data,
+    make_phases,
+    new_run,
+    to_device,
+    train,
+)
+from helper.teacher import Teacher, check_teacher_file, measured_accuracy, teacher_name
+from models import model_dict
+
+
+def run_name(opt: argparse.Namespace, method: Method, name_t: str) -> str:
+    """Folder name of a run: networks, data set, method, weights, whatever is not the recipe's, trial."""
+    folder_t = Path(opt.path_t).absolute().parent.name
+    teacher = name_t if folder_t in (name_t, f"{name_t}_vanilla") else folder_t
+    weights = "_".join(f"{flag}-{getattr(opt, flag)}" for flag in method.weights)
+    return safe_name(f"S-{opt.model_s}_T-{teacher}_{opt.dataset}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}")
+
+
+def training_loader(data: Data, distiller: Distiller) -> MemoryLoader | ContrastLoader:
+    """The training loader with what the method needs besides images and labels."""
+    needs = distiller.needs
+    if not needs.negatives:
+        return data.train
+    try:
+        return ContrastLoader(data.train, ContrastSampler(data.train.labels, needs.negatives, needs.positives))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def main() -> None:
+    """Read the options, build all parts, train."""
+    opt, method = student_options(sys.argv[1:])
+    precision = choose_precision(opt)
+    check_teacher_file(opt.path_t)
+    name_t = teacher_name(opt.path_t, opt.model_t)
+    network_t = load_network(name_t, opt.path_t, dataset_dict[opt.dataset].classes)
+    run = new_run(opt, "student_model", "student_tensorboards", run_name(opt, method, name_t), opt.model_s)
+    data = load_data(opt, precision)
+
+    torch.manual_seed(opt.seed)
+    student = model_dict[opt.model_s](num_classes=data.classes)
+    sizes = [feature_shapes(network, data.train.side) for network in (student, network_t)]
+    distiller = build_method(method, Shapes(*sizes, data.classes, data.train.samples), opt.method_options, opt.kd_T)
+    student, network_t = adapt_networks(distiller, student, network_t, data.train)
+    teacher = Teacher(network_t, distiller.needs, precision)
+    step = to_device(TrainStep(student, distiller, precision), precision)
+    weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
+    published = {term: method.weights[flag] for flag, term in method.build.weighs.items()}
+    loaders = (training_loader(data, distiller), data.test)
+    phases = make_phases(opt, step, weights, published)
+
+    begin(run, opt, phases, {"model_t": name_t, "teacher_sha256": teacher.digest})
+    memory = Path(opt.save_folder) / "teacher_accuracy.json"
+    run.facts["teacher_acc"] = measured_accuracy(teacher, data.test, opt.dataset, memory)
+    if not opt.quiet:
+        print(f"teacher {name_t}: test acc {run.facts['teacher_acc']:.2f}", flush=True)
+    train(run, opt, step, phases, teacher, loaders)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

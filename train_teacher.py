@@ -1,0 +1,39 @@
+"""Train one network, a teacher or a plain student, from labels: `python train_teacher.py --help` lists the flags."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from distiller_zoo import Shapes, Supervised
+from helper.errors import run_command
+from helper.loops import TrainStep
+from helper.options import name_suffix, teacher_options
+from helper.run import safe_name
+from helper.setup import begin, choose_precision, feature_shapes, load_data, make_phases, new_run, to_device, train
+from models import model_dict
+
+
+def main() -> None:
+    """Read the options, build all parts, train."""
+    opt = teacher_options(sys.argv[1:])
+    precision = choose_precision(opt)
+    name = f"{opt.model}_{opt.dataset}_lr_{opt.learning_rate}_decay_{opt.weight_decay}"
+    name = safe_name(f"{name}{name_suffix(opt, 'learning_rate', 'weight_decay')}_trial_{opt.trial}")
+    run = new_run(opt, "models", "tensorboard", name, opt.model)
+    data = load_data(opt, precision)
+
+    torch.manual_seed(opt.seed)
+    network = model_dict[opt.model](num_classes=data.classes)
+    shapes = feature_shapes(network, data.train.side)
+    method = Supervised(Shapes(shapes, shapes, data.classes, data.train.samples))
+    step = to_device(TrainStep(network, method, precision), precision)
+
+    phases = make_phases(opt, step, {"cls": 1.0}, {})
+    begin(run, opt, phases, {})
+    train(run, opt, step, phases, None, (data.train, data.test))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
