@@ -1,0 +1,60 @@
+"""The lines of scripts/run_cifar_distill.sh run as they are written, but on few images."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import shapes100
+from models import model_dict
+
+SCRIPT = (Path(__file__).parent.parent.parent / "scripts" / "run_cifar_distill.sh").read_text(encoding="utf-8")
+LINES = re.findall(r'^distill (--distill .*) "\$@"$', SCRIPT, re.MULTILINE)
+# RepDistiller's README, word for word
+PUBLISHED = """
+kd -r 0.1 -a 0.9 -b 0 | hint -a 0 -b 100 | attention -a 0 -b 1000 | similarity -a 0 -b 3000 | correlation -a 0 -b 0.02
+| vid -a 0 -b 1 | rkd -a 0 -b 1 | pkt -a 0 -b 30000 | abound -a 0 -b 1 | factor -a 0 -b 200 | fsp -a 0 -b 50
+| nst -a 0 -b 50 | crd -a 0 -b 0.8 | crd -a 1 -b 0.8
+"""
+STAGED = ("abound", "factor", "fsp")
+
+
+def test_the_published_lines_are_there():
+    for line in PUBLISHED.split("|"):
+        assert f"--distill {line.strip()}" in LINES
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Working folder with a random resnet32x4 in the place of the published one."""
+    folder = tmp_path_factory.mktemp("lines")
+    path = folder / "save" / "models" / "resnet32x4_vanilla" / "ckpt_epoch_240.pth"
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    network = model_dict["resnet32x4"]()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(16, 3, 32, 32))  # fills the running statistics, without which activations explode
+    torch.save({"model": network.state_dict()}, path)
+    return folder
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_trains(line, folder, call, monkeypatch):
+    monkeypatch.setattr("helper.teacher.evaluate", lambda *_: {"test_acc": 1.0})
+    monkeypatch.setattr("helper.loops.evaluate", lambda *_: {"test_acc": 1.0, "test_acc_top5": 5.0, "test_loss": 4.6})
+    # two images of each class: one method compares the images of a class with one another
+    draw = shapes100.draw
+    monkeypatch.setattr(shapes100, "draw", lambda train: tuple(np.concatenate([part, part]) for part in draw(train)))
+    teacher = folder / "save" / "models" / "resnet32x4_vanilla" / "ckpt_epoch_240.pth"
+    words = f"--path_t {teacher} --model_s resnet8x4 --trial 1 {line}".split()
+    method = words[words.index("--distill") + 1]
+    short = ["--dataset", "shapes100", "--epochs", "1", "--batch_size", "50"]
+    short += ["--init_epochs", "1"] if method in STAGED else []
+    result = call("train_student", *words, *short, "--save_folder", folder / "save")
+    assert result.code == 0, result.err
+    assert "saved in" in result.out
