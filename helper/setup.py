@@ -172,6 +172,9 @@ def make_phases(
         step: student and method.
         weights: of the terms by name. One that bears a stage's name scales the stage's loss; 0 leaves the stage out.
         published: default weights of the terms by name.
+
+    Raises:
+        UserError: only pre-training has a weight.
     """
     common = {"momentum": opt.momentum, "weight_decay": opt.weight_decay}
     phases, names = [], []
@@ -185,6 +188,8 @@ def make_phases(
         phases.append(Phase(stage.name, module, stage.epochs, sgd, Schedule(rate), {stage.name: scale}))
     decay = (opt.lr_decay_epochs, opt.lr_decay_rate, opt.warmup_epochs, opt.official_warmup)
     terms = {term: weight for term, weight in weights.items() if term not in names}
+    if not any(terms.values()):
+        raise UserError(f"the weights of {' and '.join(terms)} are 0: after pre-training, nothing would be learned")
     if getattr(opt, "optimizer", "sgd") == "dot":
         main = DOT(step.parameters(), lr=opt.learning_rate, delta=opt.dot_delta, **common)
     else:

@@ -744,6 +744,12 @@ def test_a_stage_of_weight_zero_is_left_out(call, save, teacher, method):
     assert "init epoch" not in result.out
 
 
+@pytest.mark.parametrize("method", ["abound", "fsp"])
+def test_only_a_stage_has_a_weight(refuse, method):
+    flags = ("--dataset", "shapes100", "--distill", method, "-r", 0, "-a", 0, "-b", 1)
+    refuse(*flags, words=("the weights of cls and div are 0",))
+
+
 @pytest.mark.parametrize("best", [np.float32(1.5), np.float64(72.3), np.array([1.0, 2.0]), np.int64(3)])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numpy_figures_in_a_checkpoint_are_plain_data(tmp_path, best, zipped):
