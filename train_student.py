@@ -25,6 +25,7 @@ from helper.setup import (
     load_data,
     make_phases,
     new_run,
+    open_cache,
     to_device,
     train,
 )
@@ -66,7 +67,8 @@ def main() -> None:
     sizes = [feature_shapes(network, data.train.side) for network in (student, network_t)]
     distiller = build_method(method, Shapes(*sizes, data.classes, data.train.samples), opt.method_options, opt.kd_T)
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
-    teacher = Teacher(network_t, distiller.needs, precision)
+    cache = open_cache(opt, data, distiller.needs, network_t, precision)
+    teacher = Teacher(network_t, distiller.needs, precision, opt.compile, cache)
     step = to_device(TrainStep(student, distiller, precision), precision)
     weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
     published = {term: method.weights[flag] for flag, term in method.build.weighs.items()}
@@ -78,6 +80,8 @@ def main() -> None:
     run.facts["teacher_acc"] = measured_accuracy(teacher, data.test, opt.dataset, memory)
     if not opt.quiet:
         print(f"teacher {name_t}: test acc {run.facts['teacher_acc']:.2f}", flush=True)
+    if cache and opt.teacher_cache_fill and not run.finished:
+        cache.fill(data.train, teacher.logits, opt.quiet)
     train(run, opt, step, phases, teacher, loaders)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class Batch:
         target: (B,) labels.
         index: (B,) positions in the data set.
         view: (B,) number of the crop and flip, 0 to 161: (9·dy + dx)·2 + flip; the centre crop where nothing is drawn.
+        entry: (B,) number of the pair of image and view, index·162 + view; on the CPU, where caches look it up.
         contrast_index: (B, 1 + K) positions of a positive and K negatives, where a method asks for them.
     """
 
@@ -35,6 +38,7 @@ class Batch:
     target: Tensor
     index: Tensor
     view: Tensor
+    entry: Tensor
     contrast_index: Tensor | None = None
 
 
@@ -133,6 +137,18 @@ class MemoryLoader:
         order = torch.randperm(self.samples, generator=generator)
         return order, torch.randint(VIEWS, (self.samples,), generator=generator)
 
+    def facts(self) -> dict[str, Any]:
+        """What the images of an (index, view) depend on; plain data."""
+        content = hashlib.sha256(self.images.cpu().numpy().tobytes()).hexdigest()
+        look = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return {"images": content, "shape": list(self.images.shape), "padding": self.padding, **look}
+
+    def batch(self, index: Tensor, view: Tensor) -> Batch:
+        """The batch of the given positions (B,) and views (B,), both on the CPU."""
+        entry = index * VIEWS + view
+        index, view = index.to(self.device), view.to(self.device)
+        return Batch(self._cut(index, view), self.labels[index], index, view, entry)
+
     def _cut(self, index: Tensor, view: Tensor) -> Tensor:
         """The views of the images, (B, 3, H, W) float32."""
         height, width = self.side
@@ -145,7 +161,6 @@ class MemoryLoader:
         return pixels.float().div_(255).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
 
     def __iter__(self) -> Iterator[Batch]:
-        order, views = (numbers.to(self.device) for numbers in self._order_and_views())
+        order, views = self._order_and_views()
         for index in order.split(self.batch_size):
-            view = views[index]
-            yield Batch(self._cut(index, view), self.labels[index], index, view)
+            yield self.batch(index, views[index])

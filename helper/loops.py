@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,14 @@ class TrainStep(nn.Module):
     def __init__(self, student: nn.Module, method: Distiller, precision: Precision):
         super().__init__()
         self.student, self.method, self.precision = student, method, precision
+        self.compiled: Callable | None = None
+        self.compiled_size = 0
+
+    def compile(self, batch_size: int) -> None:
+        """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
+        # CUDA graphs need static shapes, which full batches have
+        mode = "reduce-overhead" if self.precision.device.type == "cuda" else "default"
+        self.compiled, self.compiled_size = torch.compile(self._forward, dynamic=False, mode=mode), batch_size
 
     def run_student(self, batch: Batch) -> Output:
         """The student's output for a batch, in float32."""
@@ -55,6 +63,12 @@ class TrainStep(nn.Module):
         Returns:
             The student's output, and the unweighted terms by name, float32 scalars.
         """
+        if self.compiled and len(batch.target) == self.compiled_size:
+            torch.compiler.cudagraph_mark_step_begin()
+            return self.compiled(batch, teacher, epoch)
+        return self._forward(batch, teacher, epoch)
+
+    def _forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Output, dict[str, Tensor]]:
         student = self.run_student(batch)
         with self.precision.autocast(enabled=False):
             step = Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
@@ -101,6 +115,7 @@ class Phase:
         optimizer: over what is trained.
         schedule: the learning rate of each epoch.
         weights: weight of each term by name; the loss is their weighted sum.
+        scaler: of the gradients, see `Precision.scaler`.
     """
 
     name: str
@@ -109,6 +124,7 @@ class Phase:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     weights: Mapping[str, float]
+    scaler: torch.amp.GradScaler
 
 
 def train_epoch(
@@ -144,8 +160,9 @@ def train_epoch(
             weighted = {name: weight * terms[name] for name, weight in weights.items() if weight}
             task = weighted.pop("cls", 0)
             distillation = sum(weighted.values())
-            backward(phase.optimizer, task, distillation)
-            phase.optimizer.step()
+            backward(phase.optimizer, task, distillation, phase.scaler)
+            phase.scaler.step(phase.optimizer)
+            phase.scaler.update()
             values = [*(terms[name] for name in weights), task + distillation]
             meter.update(student and student.logits, batch.target, values)
             progress.step(number, lambda: meter.read(epoch))
@@ -185,11 +202,13 @@ def fit(
             speed = train_loader.samples / (time.perf_counter() - start)
             row = {"stage": phase.name} if phase.name else {}
             row |= {"epoch": epoch, "lr": rate, "train_loss": trained.pop("loss"), **trained}
+            if teacher and teacher.cache:
+                row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
                 row |= evaluate(step.student, test_loader, step.precision)
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
-            run.end_epoch(row, step, phase.optimizer, label)
+            run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)
 
 
 def check_student(student: nn.Module, row: Mapping[str, float]) -> None:

@@ -58,13 +58,16 @@ class DOT(torch.optim.Optimizer):
             parameter.add_(self.state[parameter][name], alpha=-group["lr"])
 
 
-def backward(optimizer: torch.optim.Optimizer, task: Tensor | int, distillation: Tensor | int) -> None:
+def backward(
+    optimizer: torch.optim.Optimizer, task: Tensor | int, distillation: Tensor | int, scaler: torch.amp.GradScaler
+) -> None:
     """Gradients of task + distillation, kept apart for an optimizer that treats them apart.
 
     Args:
         optimizer: its old gradients are cleared.
         task: weighted classification term; 0 where there is none.
         distillation: weighted sum of the other terms; 0 where there are none.
+        scaler: multiplies the loss first; not for `DOT`, which takes its gradients as they are.
     """
     optimizer.zero_grad(set_to_none=True)
     if isinstance(optimizer, DOT) and isinstance(task, Tensor) and isinstance(distillation, Tensor):
@@ -75,4 +78,4 @@ def backward(optimizer: torch.optim.Optimizer, task: Tensor | int, distillation:
         distillation.backward()
         optimizer.set_distillation_aside()
     else:
-        (task + distillation).backward()
+        scaler.scale(task + distillation).backward()

@@ -84,7 +84,14 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where the hardware has it"
+        "--precision",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="auto: bf16 where the hardware has it",
+    )
+    group.add_argument("--tf32", action="store_true", help="multiply float32 as TF32, with --precision fp32 on CUDA")
+    group.add_argument(
+        "--compile", action="store_true", help="let torch.compile fuse student, losses and teacher's logits first"
     )
     group.add_argument("--resume", action="store_true", help="go on with this run, or start it if there is none")
     group.add_argument("--save_folder", default="save", metavar="DIR", help="where runs are saved")
@@ -95,6 +102,16 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--num_workers", type=int, default=8, metavar="N", help="loader processes; these data sets need none: see notes"
     )
     group.add_argument("--quiet", action="store_true", help="print only notes and errors")
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("teacher")
+    group.add_argument(
+        "--teacher_cache", metavar="DIR", help="keep the teacher's logits of every view there, for all runs to share"
+    )
+    group.add_argument(
+        "--teacher_cache_fill", action="store_true", help="first compute the logits of all views of all images"
+    )
 
 
 def _name_argument(parser: argparse.ArgumentParser, *flags: str, help: str) -> None:
@@ -128,6 +145,8 @@ def _check_ranges(opt: argparse.Namespace) -> None:
     for name in ("warmup_epochs", "weight_decay", "num_workers"):
         _check(opt, name, 0)
     _check(opt, "seed", 0, high=2**63 - 1)
+    if opt.tf32 and opt.precision != "fp32":
+        raise UserError("--tf32 goes with --precision fp32")
     _check(opt, "learning_rate", 0, strict=True)
     _check(opt, "lr_decay_rate", 0, strict=True, high=1)
     _check(opt, "momentum", 0, high=1)
@@ -205,7 +224,7 @@ def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[s
     if opt.seed != _trial_seed(opt.trial):
         differs["seed"] = opt.seed
     if opt.precision != "auto":
-        differs["precision"] = opt.precision
+        differs["precision"] = "tf32" if opt.tf32 else opt.precision
     return differs
 
 
@@ -289,6 +308,8 @@ def _settle_optimizer(opt: argparse.Namespace) -> None:
         _check(opt, "dot_delta", 0, high=min(opt.momentum, 1 - opt.momentum))
     elif opt.dot_delta is not None:
         raise UserError(f"--dot_delta {opt.dot_delta} is a flag of --optimizer dot")
+    if opt.optimizer == "dot" and opt.compile:
+        raise UserError("--optimizer dot takes gradients twice: it does not go with --compile")
 
 
 def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Method]:
@@ -319,6 +340,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
     _add_method(parser, method)
     _add_training(parser)
+    _add_cache(parser)
     _add_running(parser)
     opt, unknown = parser.parse_known_args(arguments)
     _check_unknown(unknown, method)
@@ -331,6 +353,8 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     _check_ranges(opt)
     _settle_optimizer(opt)
     _settle_weights(opt, method)
+    if opt.teacher_cache_fill and not opt.teacher_cache:
+        raise UserError("--teacher_cache_fill needs --teacher_cache DIR")
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
     opt.notes = _notes(opt, arguments)
     for option in method.options():

@@ -9,6 +9,8 @@ import torch
 
 from .errors import UserError
 
+LOW_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def pick_device(name: str) -> torch.device:
     """The device of a `--device` value.
@@ -48,25 +50,33 @@ class Precision:
 
     Args:
         device: where everything lives.
-        dtype: `torch.float32` or `torch.bfloat16`.
+        dtype: `torch.float32`, `torch.bfloat16` or `torch.float16`.
+        plain: leave networks that do not learn as they are, too: no folded batch norms.
     """
 
     device: torch.device
     dtype: torch.dtype
+    plain: bool = False
 
     @classmethod
     def choose(cls, name: str, device: torch.device) -> Precision:
-        """The precision of a `--precision` value: `auto`, `fp32` or `bf16`."""
+        """The precision of a `--precision` value: `fp32` (plain), `bf16`, `fp16`, or `auto`, the fastest safe one."""
         if name == "auto":
-            name = "bf16" if has_fast_bfloat16(device) else "fp32"
-        return cls(device, {"fp32": torch.float32, "bf16": torch.bfloat16}[name])
+            low = "bf16" if has_fast_bfloat16(device) else "fp16" if device.type == "cuda" else ""
+        else:
+            low = name
+        return cls(device, LOW_FORMATS.get(low, torch.float32), plain=name == "fp32")
 
     @property
     def name(self) -> str:
-        """`fp32` or `bf16`."""
-        return "fp32" if self.dtype == torch.float32 else "bf16"
+        """`fp32`, `bf16` or `fp16`."""
+        return next((name for name, dtype in LOW_FORMATS.items() if dtype == self.dtype), "fp32")
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager:
         """Autocast to the format; `enabled=False` is the float32 island for losses inside it."""
         low = self.dtype != torch.float32
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low and enabled)
+        return torch.autocast(self.device.type, self.dtype if low else None, enabled=low and enabled)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps the gradients of float16 above its smallest number; without effect in the other formats."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

@@ -11,7 +11,7 @@ import shutil
 import statistics
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from .logger import Events, Progress
 
 # options that may differ between a run and its continuation: they do not change what is learned
 INCIDENTAL = (
-    *("resume", "quiet", "device", "num_workers", "print_freq", "tb_freq", "save_freq"),
+    *("resume", "quiet", "device", "num_workers", "print_freq", "tb_freq", "save_freq", "compile"),
+    *("teacher_cache", "teacher_cache_fill"),
     *("data_folder", "save_folder", "path_t"),
 )
 LONGEST_NAME = 200
@@ -124,12 +125,12 @@ class Run:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UserError(f"cannot write to {self.folder} ({reason}); choose another --save_folder") from None
 
-    def restore(self, step: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    def restore(self, step: nn.Module, phases: Sequence[Any]) -> None:
         """Load `resume.pth`, where there is one, into the module and the optimizer that was at work.
 
         Args:
             step: student and method.
-            optimizers: of the stages by name, and of the main training under the empty name.
+            phases: of the training, with `name`, `optimizer` and `scaler`.
 
         Raises:
             UserError: the file is damaged or does not fit.
@@ -141,9 +142,11 @@ class Run:
         try:
             step.load_state_dict(state["step"])
             self.history = json.loads(state["history"])
-            optimizers[self.history[-1].get("stage", "")].load_state_dict(state["optimizer"])
+            phase = next(phase for phase in phases if phase.name == self.history[-1].get("stage", ""))
+            phase.optimizer.load_state_dict(state["optimizer"])
+            phase.scaler.load_state_dict(state["scaler"])
             self.best_acc = state["best_acc"]
-        except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} does not fit this run ({reason}); delete {self.folder}") from None
         # lines of epochs that were cut off before their resume.pth are dropped
@@ -171,7 +174,7 @@ class Run:
         for name, figure in due.items():
             save_checkpoint(self.folder / name, {"epoch": epoch, "model": weights, figure: acc})
 
-    def end_epoch(self, row: dict[str, Any], step: nn.Module, optimizer: torch.optim.Optimizer, label: str) -> None:
+    def end_epoch(self, row: dict[str, Any], parts: Mapping[str, Any], label: str) -> None:
         """Take in an epoch's figures and save.
 
         `resume.pth` is what counts as done: what is written before it is written again, equal, if the run is cut off in
@@ -179,8 +182,8 @@ class Run:
 
         Args:
             row: the figures, with `epoch` and, after an epoch of the main training, `test_acc`.
-            step: module with the trained network as `student`.
-            optimizer: the one at work.
+            parts: what has a state to resume: `step`, the module with the trained network as `student`, and the
+                `optimizer` and `scaler` at work.
             label: names the epoch on the terminal.
 
         Raises:
@@ -189,9 +192,9 @@ class Run:
         epoch = row["epoch"]
         with uninterrupted():
             if "test_acc" in row:
-                self._save_networks(step.student, epoch, row["test_acc"])
+                self._save_networks(parts["step"].student, epoch, row["test_acc"])
             self.history.append(row)
-            state = {"step": step.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {name: part.state_dict() for name, part in parts.items()}
             figures = {"history": json.dumps(self.history), "best_acc": self.best_acc}
             save_checkpoint(self.folder / "resume.pth", {"epoch": epoch, **state, **figures})
             self._write_metrics()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import torch
 from torch import nn
 
 from dataset import ContrastLoader, Data, DataError, MemoryLoader, get_dataset
-from distiller_zoo.base import Distiller, Method, Shapes
+from dataset.loader import VIEWS
+from distiller_zoo.base import Distiller, Method, Needs, Shapes
 
 from .errors import UserError
 from .loops import Phase, StageStep, TrainStep, fit
@@ -22,6 +25,7 @@ from .precision import Precision, pick_device
 from .run import Run
 from .schedule import Schedule
 from .teacher import Teacher
+from .teacher_cache import LogitCache, cache_facts
 
 
 def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
@@ -39,13 +43,30 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
 
 
 def choose_precision(opt: argparse.Namespace) -> Precision:
-    """Device and number format of the options, which then hold the resolved names."""
+    """Device and number format of the options, which then hold the resolved names.
+
+    Raises:
+        UserError: the device cannot be used, or torch.compile not where it is asked for.
+    """
     precision = Precision.choose(opt.precision, pick_device(opt.device))
     opt.device, opt.precision = str(precision.device), precision.name
+    if precision.dtype == torch.float16 and getattr(opt, "optimizer", "sgd") == "dot":
+        raise UserError(
+            "--optimizer dot does not go with float16, the fast format of this device; add --precision fp32"
+        )
+    if opt.compile:
+        try:
+            torch.compile(torch.neg)(torch.zeros(2, device=precision.device))
+        except (RuntimeError, ImportError) as error:  # no C++ compiler, no Triton, ...
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--compile: torch.compile does not work here ({reason}); leave it out") from None
     if precision.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # all batches but the last are of one size
         # the default rounds the factors of float32 convolutions to 10 bits
-        torch.backends.cudnn.allow_tf32 = precision.dtype != torch.float32
+        torch.backends.cudnn.allow_tf32 = precision.dtype != torch.float32 or opt.tf32
+        torch.backends.cuda.matmul.allow_tf32 = opt.tf32
+    elif opt.tf32:
+        raise UserError("--tf32 is a number format of CUDA devices; leave it out")
     return precision
 
 
@@ -116,6 +137,46 @@ def to_device(step: TrainStep, precision: Precision) -> TrainStep:
         ) from None
 
 
+def open_cache(
+    opt: argparse.Namespace, data: Data, needs: Needs, teacher: nn.Module, precision: Precision
+) -> LogitCache | None:
+    """The logit cache of the options; None where there is none or the method needs more than logits.
+
+    Raises:
+        UserError: its folder cannot be used.
+    """
+    if not opt.teacher_cache:
+        return None
+    if needs.features != "none":
+        opt.notes.append(f"--teacher_cache is not used: it keeps logits, {opt.distill} needs features")
+        return None
+    facts = cache_facts(teacher, data.train, precision)
+    return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, VIEWS, data.classes)
+
+
+def compile_step(step: TrainStep, teacher: Teacher | None, loader: MemoryLoader | ContrastLoader, quiet: bool) -> None:
+    """Compile what is trained, and run it once for nothing, so that the first epoch does not wait for the compiler.
+
+    Args:
+        step: student and method; as before in the end.
+        teacher: None when training from labels.
+        loader: of the training set.
+        quiet: do not print what it took.
+    """
+    start = time.perf_counter()
+    before = copy.deepcopy(step.state_dict())
+    batch = next(iter(loader))
+    step.compile(len(batch.target))
+    step.train()
+    for epoch in (1, 2):  # a method that reads the epoch is compiled anew when it first changes
+        _, terms = step(batch, teacher(batch) if teacher else None, epoch)
+        sum(terms.values()).backward()
+    step.load_state_dict(before)
+    step.zero_grad(set_to_none=True)
+    if not quiet:
+        print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
+
+
 def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model: str) -> Run:
     """The run of the options, not yet on disk.
 
@@ -184,8 +245,9 @@ def make_phases(
         scale = weights[stage.name] / published[stage.name] if stage.name in weights else 1.0
         if not scale:
             continue
-        sgd = torch.optim.SGD(module.trained.parameters(), lr=rate, **common)
-        phases.append(Phase(stage.name, module, stage.epochs, sgd, Schedule(rate), {stage.name: scale}))
+        sgd = torch.optim.SGD(module.trained.parameters(), lr=rate, fused=True, **common)
+        scaler = step.precision.scaler()
+        phases.append(Phase(stage.name, module, stage.epochs, sgd, Schedule(rate), {stage.name: scale}, scaler))
     decay = (opt.lr_decay_epochs, opt.lr_decay_rate, opt.warmup_epochs, opt.official_warmup)
     terms = {term: weight for term, weight in weights.items() if term not in names}
     if not any(terms.values()):
@@ -193,8 +255,9 @@ def make_phases(
     if getattr(opt, "optimizer", "sgd") == "dot":
         main = DOT(step.parameters(), lr=opt.learning_rate, delta=opt.dot_delta, **common)
     else:
-        main = torch.optim.SGD(step.parameters(), lr=opt.learning_rate, **common)
-    return [*phases, Phase("", step, opt.epochs, main, Schedule(opt.learning_rate, *decay), terms)]
+        main = torch.optim.SGD(step.parameters(), lr=opt.learning_rate, fused=True, **common)
+    schedule = Schedule(opt.learning_rate, *decay)
+    return [*phases, Phase("", step, opt.epochs, main, schedule, terms, step.precision.scaler())]
 
 
 def train(
@@ -211,10 +274,12 @@ def train(
             print(f"{run.folder} is finished")
         return
     if opt.resume:
-        run.restore(step, {phase.name: phase.optimizer for phase in phases})
+        run.restore(step, phases)
         if not opt.quiet:
             last = run.history[-1] if run.history else None
             print(f"resuming after epoch {last['epoch']}" if last else "nothing to resume: from the start", flush=True)
+    if opt.compile:
+        compile_step(step, teacher, loaders[0], opt.quiet)
     fit(run, step, phases, teacher, loaders)
     run.facts["params"] = sum(parameter.numel() for parameter in step.student.parameters())
     summary = run.finish()

@@ -15,8 +15,10 @@ from models import model_dict
 
 from .checkpoint import digest, load_checkpoint, nearest, write_json
 from .errors import UserError
+from .inference import Inference
 from .meters import TestMeter
 from .precision import Precision
+from .teacher_cache import LogitCache
 
 
 def _folder_name(path: str) -> str | None:
@@ -79,27 +81,41 @@ def run_network(network: nn.Module, images: Tensor, needs: Needs, preact: bool) 
 class Teacher:
     """A frozen network in evaluation mode, run without gradients in the run's precision.
 
+    Where a method needs no features, the teacher runs as `Inference` does, and its logits may come from a cache.
+
     Args:
         network: with its weights.
         needs: what the method asks of it.
         precision: device and number format.
+        compiled: let torch.compile fuse what gives the logits.
+        cache: logits of earlier batches and runs; only where `needs` has no features.
     """
 
-    def __init__(self, network: nn.Module, needs: Needs, precision: Precision):
+    def __init__(
+        self,
+        network: nn.Module,
+        needs: Needs,
+        precision: Precision,
+        compiled: bool = False,
+        cache: LogitCache | None = None,
+    ):
         self.network = network.to(precision.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-        self.needs, self.precision = needs, precision
+        self.needs, self.precision, self.cache = needs, precision, cache
         self.digest = digest(network.state_dict())
+        self.logits = Inference(self.network, precision, compiled, quiet=False)
 
+    @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
         """Logits and needed features of a batch, float32."""
-        with torch.inference_mode(), self.precision.autocast():
-            output = run_network(self.network, batch.images, self.needs, preact=bool(self.needs.preact))
-        # copied outside inference mode: its tensors may not be saved for a backward pass
-        features = output.features and [None if f is None else f.to(torch.float32, copy=True) for f in output.features]
-        return Output(output.logits.to(torch.float32, copy=True), features)
+        if self.needs.features != "none":
+            with self.precision.autocast():
+                return run_network(self.network, batch.images, self.needs, preact=bool(self.needs.preact)).float()
+        if self.cache:
+            return Output(self.cache.serve(batch, self.logits))
+        return Output(self.logits(batch.images))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(network: nn.Module, loader: MemoryLoader, precision: Precision) -> dict[str, float]:
     """Accuracy of a network, whose training mode is left as it was.
 
@@ -112,11 +128,9 @@ def evaluate(network: nn.Module, loader: MemoryLoader, precision: Precision) -> 
         `test_acc` and `test_acc_top5` in percent, and `test_loss`, the mean cross-entropy.
     """
     meter, training = TestMeter(precision.device), network.training
-    network.eval()
+    logits = Inference(network.eval(), precision)
     for batch in loader:
-        with precision.autocast():
-            logits = network(batch.images)
-        meter.update(logits.float(), batch.target)
+        meter.update(logits(batch.images), batch.target)
     network.train(training)
     return meter.read()
 

@@ -693,8 +693,7 @@ def test_best_checkpoint_is_written_at_an_accuracy_of_zero(tmp_path, capsys):
     run.open({"save_freq": 40, "quiet": True})
     step = torch.nn.Module()
     step.student = torch.nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
-    run.end_epoch({"epoch": 1, "test_acc": 0.0}, step, optimizer, "epoch 1/1")
+    run.end_epoch({"epoch": 1, "test_acc": 0.0}, {"step": step}, "epoch 1/1")
     assert (tmp_path / "run" / "resnet8_best.pth").exists()
 
 

@@ -24,7 +24,7 @@ every_method = pytest.mark.parametrize("name", list(registry))
 def plain_images() -> list[Batch]:
     """The training set, as `prepare` gets it: noise of the right size and labels."""
     images = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    return [Batch(images, LABELS, torch.arange(SAMPLES), torch.zeros(SAMPLES, dtype=torch.int64))]
+    return [Batch(images, LABELS, torch.arange(SAMPLES), *torch.zeros(2, SAMPLES, dtype=torch.int64))]
 
 
 def build(name: str):

@@ -39,7 +39,7 @@ class FewImages:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(BATCH, 3, 32, 32, generator=generator)
         index = torch.arange(BATCH)
-        self.batch = Batch(images, index % CLASSES, index, torch.zeros(BATCH, dtype=torch.int64))
+        self.batch = Batch(images, index % CLASSES, index, *torch.zeros(2, BATCH, dtype=torch.int64))
 
     def plain(self) -> list[Batch]:
         return [self.batch]

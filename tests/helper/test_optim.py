@@ -5,6 +5,8 @@ import torch
 
 from helper.optim import DOT, backward
 
+NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
+
 
 def test_both_gradients_by_hand():
     p = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
@@ -12,7 +14,7 @@ def test_both_gradients_by_hand():
     optimizer = DOT([p], lr=lr, momentum=m, delta=delta, weight_decay=wd)
     value, v_task, v_kd = 2.0, None, None
     for _ in range(4):
-        backward(optimizer, (p**2).sum(), (3 * p).sum())
+        backward(optimizer, (p**2).sum(), (3 * p).sum(), NO_SCALER)
         optimizer.step()
         g_task, g_kd = 2 * value + wd * value, 3.0
         v_task = g_task if v_task is None else (m - delta) * v_task + g_task
@@ -30,9 +32,9 @@ def test_one_gradient_is_sgd(which):
     sgd = torch.optim.SGD([q], lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(4):
         parts = [(p**2).sum(), other.sum()]
-        backward(dot, *(parts if which == "task" else parts[::-1]))
+        backward(dot, *(parts if which == "task" else parts[::-1]), NO_SCALER)
         dot.step()
-        backward(sgd, (q**2).sum(), 0)
+        backward(sgd, (q**2).sum(), 0, NO_SCALER)
         sgd.step()
         assert torch.allclose(p, q, rtol=1e-12)
 
@@ -40,7 +42,7 @@ def test_one_gradient_is_sgd(which):
 def test_only_distillation():
     p = torch.nn.Parameter(torch.tensor([1.0]))
     optimizer = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
-    backward(optimizer, 0, (2 * p).sum())
+    backward(optimizer, 0, (2 * p).sum(), NO_SCALER)
     optimizer.step()
     assert p.item() == pytest.approx(1 - 0.1 * 2)
 
@@ -48,7 +50,7 @@ def test_only_distillation():
 def test_its_velocities_are_part_of_its_state():
     p = torch.nn.Parameter(torch.tensor([1.0]))
     optimizer = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
-    backward(optimizer, (p**2).sum(), p.sum())
+    backward(optimizer, (p**2).sum(), p.sum(), NO_SCALER)
     optimizer.step()
     again = DOT([p], lr=0.1, momentum=0.9, delta=0.075, weight_decay=0.0)
     again.load_state_dict(optimizer.state_dict())
@@ -57,5 +59,12 @@ def test_its_velocities_are_part_of_its_state():
 
 def test_gradients_of_sgd_are_those_of_the_sum():
     p = torch.nn.Parameter(torch.tensor([1.0]))
-    backward(torch.optim.SGD([p], lr=0.1), (p**2).sum(), (5 * p).sum())
+    backward(torch.optim.SGD([p], lr=0.1), (p**2).sum(), (5 * p).sum(), NO_SCALER)
     assert p.grad.item() == pytest.approx(7.0)
+
+
+def test_the_scaler_multiplies_the_loss():
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    backward(torch.optim.SGD([p], lr=0.1), (p**2).sum(), (5 * p).sum(), scaler)
+    assert p.grad.item() == pytest.approx(8 * 7.0)

@@ -1,0 +1,158 @@
+"""Networks that do not learn, run as fast as the precision allows: folded, in the low format, compiled."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .precision import Precision
+
+FOLDING_TOLERANCE = 1e-3  # relative to the largest logit; folding alone moves float32 logits by about 1e-6
+
+
+class FoldError(Exception):
+    """A network with no batch norm that can be folded."""
+
+
+@torch.no_grad()
+def _convolutions_before_norms(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Names of the convolutions and of the batch norm that takes the output of each, found by running the network."""
+    names = {module: name for name, module in network.named_modules()}
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: list[tuple[str, str]] = []
+
+    def after_convolution(module: nn.Conv2d, _: tuple, output: Tensor) -> None:
+        outputs[id(output)] = (module, output)  # the output itself, too: its id stays taken
+
+    def before_norm(module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        if id(inputs[0]) in outputs:
+            pairs.append((names[outputs[id(inputs[0])][0]], names[module]))
+
+    hooks = []
+    for module in names:
+        # not their subclasses: some of these activate as well
+        if type(module) is nn.Conv2d:
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif type(module) is nn.BatchNorm2d and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+@torch.no_grad()
+def _fold(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
+    """A copy of a network with the given pairs of convolution and batch norm merged."""
+    folded = copy.deepcopy(network)
+    for conv_name, norm_name in pairs:
+        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+        parent, _, child = norm_name.rpartition(".")
+        setattr(folded.get_submodule(parent), child, nn.Identity())
+    return folded
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of a network with its batch norms folded into the convolutions before them.
+
+    A norm that follows no convolution directly stays, as do those of a convolution whose output is used elsewhere, too;
+    both are found in wide ResNets.
+
+    Args:
+        network: in evaluation mode; takes images, gives logits; unchanged.
+        images: (B, 3, H, W) float32, to find the pairs with and to compare the results.
+
+    Raises:
+        FoldError: there is none that leaves the logits as they are.
+    """
+    expected = network(images)
+
+    def error(folded: nn.Module) -> float:
+        return ((folded(images) - expected).abs().max() / expected.abs().max()).item()
+
+    pairs = _convolutions_before_norms(network, images)
+    folded = _fold(network, pairs)
+    if not error(folded) <= FOLDING_TOLERANCE:
+        pairs = [pair for pair in pairs if error(_fold(network, [pair])) <= FOLDING_TOLERANCE]
+        folded = _fold(network, pairs)
+    if not pairs or not error(folded) <= FOLDING_TOLERANCE:
+        raise FoldError("no batch norm could be merged with the convolution before it")
+    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert convolutions and linear layers to `dtype`, but the classifier, which stays and takes float32."""
+    head = network.get_classifier()
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not head:
+            module.to(dtype)
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return network
+
+
+class Inference:
+    """A network as it runs fastest where only its logits are wanted.
+
+    Batch norms are folded, convolutions compute in the precision's format and the classifier in float32. What cannot be
+    run so runs under autocast as it is; a plain precision asks for that. The decision is made at the first call.
+
+    Args:
+        network: takes images, gives logits; its weights are copied at the first call.
+        precision: device and number format.
+        compiled: let torch.compile fuse the operations around the frozen weights.
+        quiet: do not tell that a network could not be folded.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision, compiled: bool = False, quiet: bool = True):
+        self.network, self.precision, self.compiled, self.quiet = network, precision, compiled, quiet
+        self.module: nn.Module | None = None
+        self.lowered = False
+        self.batch_size = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float32 logits (B, C) of images (B, 3, H, W)."""
+        if self.module is None:
+            self._prepare(images)
+        if not self.compiled:
+            return self._run(images)
+        # one shape only, so that nothing is compiled twice
+        size = self.batch_size
+        padded = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
+        return torch.cat([self._run(chunk) for chunk in padded.split(size)])[: len(images)]
+
+    def _run(self, images: Tensor) -> Tensor:
+        if self.lowered:
+            return self.module(images.to(self.precision.dtype)).float()
+        with self.precision.autocast():
+            return self.module(images).float()
+
+    def _prepare(self, images: Tensor) -> None:
+        self.module, self.batch_size = self.network, len(images)
+        if not self.precision.plain:
+            try:
+                self.module = fold_batch_norms(self.network, images[:8])
+            except FoldError as error:
+                if not self.quiet:
+                    name = type(self.network).__name__
+                    print(f"note: {name} runs as it is: {error}", file=sys.stderr)
+        if self.precision.dtype != torch.float32 and not self.precision.plain:
+            self._try_lowering(images[:8])
+        if self.compiled:
+            self.module = torch.compile(self.module, dynamic=False, options={"freezing": True})
+
+    def _try_lowering(self, images: Tensor) -> None:
+        """Replace the module by one whose weights are in the low format, where its operations agree with that."""
+        try:
+            lowered = _lower(copy.deepcopy(self.module), self.precision.dtype)
+            lowered(images.to(self.precision.dtype))
+        except (AttributeError, RuntimeError):
+            return  # no classifier of its own, or an operation that mixes formats: autocast knows how
+        self.module, self.lowered = lowered, True

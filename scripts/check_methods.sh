@@ -1,0 +1,56 @@
+#!/bin/sh
+# Every method for a few epochs on a part of CIFAR-100, resnet56 -> resnet20, one seed: shows that each learns and what it
+# costs. Too short to rank methods. Finished runs are kept; a second call goes on where the first stopped.
+#
+#   TEACHER=FILE   checkpoint of a resnet56 (save/models/resnet56_vanilla/ckpt_epoch_240.pth)
+#   COMMON=FLAGS   for all runs (--subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0)
+#   PYTHON=FILE    the interpreter (.venv's where there is one)
+set -eu
+cd "$(dirname "$0")/.."
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+fi
+TEACHER=${TEACHER:-save/models/resnet56_vanilla/ckpt_epoch_240.pth}
+COMMON=${COMMON:---subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0}
+failed=""
+
+run() {
+    # shellcheck disable=SC2086  # COMMON is a list of flags
+    "$PYTHON" train_student.py --distill "$@" --path_t "$TEACHER" --model_s resnet20 --trial 1 --resume --print_freq 1000 $COMMON ||
+        failed="$failed $1"
+}
+
+# shellcheck disable=SC2086
+"$PYTHON" train_teacher.py --model resnet20 --trial 1 --resume --print_freq 1000 $COMMON || failed="$failed labels"
+run kd
+run kd --optimizer dot
+run ldrld
+run dkd --kd_warmup 1
+run dist
+run wsld
+run hint
+run attention
+run similarity
+run correlation
+run vid
+run rkd
+run pkt
+run abound --init_epochs 1
+run factor --init_epochs 1
+run fsp --init_epochs 1
+run nst
+run crd
+run kdsvd
+run ofd
+run ReviewKD --kd_warmup 1
+run srrl
+run simkd
+run catkd
+run wkd_l
+run wkd_f
+"$PYTHON" report.py --dataset cifar100
+if [ -n "$failed" ]; then
+    echo "failed:$failed" >&2
+    exit 1
+fi

@@ -1,0 +1,119 @@
+"""Networks that do not learn: folded batch norms and low formats give the same answers."""
+
+import pytest
+import torch
+from torch import nn
+
+from helper.inference import FoldError, Inference, fold_batch_norms
+from helper.precision import Precision
+from models import model_dict
+
+CPU = torch.device("cpu")
+FP32, FOLDED, BF16 = (
+    Precision(CPU, torch.float32, plain=True),
+    Precision(CPU, torch.float32),
+    Precision(CPU, torch.bfloat16),
+)
+
+
+def trained_looking(name: str, classes: int = 10) -> nn.Module:
+    """A network whose batch norms have statistics, scales and shifts of their own."""
+    torch.manual_seed(0)
+    network = model_dict[name](num_classes=classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return network.eval()
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.fixture
+def images():
+    return torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", list(model_dict))
+@torch.no_grad()
+def test_folding_keeps_the_logits_of_every_network(name, images):
+    network = trained_looking(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    expected = network(images)
+    folded = fold_batch_norms(network, images[:2])
+    torch.testing.assert_close(folded(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    # the network itself is as it was
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    # the norms that open the blocks of a wide ResNet follow no convolution directly
+    assert norms(folded) == 0 or (name.startswith("wrn") and norms(folded) < norms(network))
+
+
+class Twice(nn.Module):
+    """Reads the convolution's output before its norm, too, which folding would change."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        nn.init.uniform_(self.norm.running_var, 2, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc((x + self.norm(x)).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_what_cannot_be_folded_runs_as_it_is_with_a_note(images, capsys):
+    network = Twice().eval()
+    with pytest.raises(FoldError):
+        fold_batch_norms(network, images)
+    expected = network(images)
+    assert torch.equal(Inference(network, FOLDED, quiet=False)(images), expected)
+    assert "runs as it is" in capsys.readouterr().err
+    low = Inference(network, BF16)
+    torch.testing.assert_close(low(images), expected, rtol=0.05, atol=0.05)
+    assert not low.lowered
+    assert capsys.readouterr().err == ""
+
+
+@torch.no_grad()
+def test_plain_is_the_network_itself(images):
+    network = trained_looking("resnet8")
+    inference = Inference(network, FP32)
+    assert torch.equal(inference(images), network(images))
+    assert inference.module is network
+
+
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV2"])
+@torch.no_grad()
+def test_bfloat16_stays_near_float32(name, images):
+    network = trained_looking(name, classes=100)
+    inference, plain = Inference(network, BF16), network(images)
+    logits = inference(images)
+    assert inference.lowered
+    assert logits.dtype == torch.float32
+    # the classifier computes in float32: its outputs are no multiples of a coarse step
+    assert not torch.equal(logits, logits.bfloat16().float())
+    assert (logits - plain).abs().max() < 0.05 * plain.abs().max()
+
+
+def test_logits_serve_a_backward_pass(images):
+    logits = Inference(trained_looking("resnet8"), BF16)(images)
+    assert not logits.requires_grad
+    student = torch.zeros_like(logits, requires_grad=True)
+    (student * logits).sum().backward()
+
+
+@torch.no_grad()
+def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    network = trained_looking("resnet8")
+    inference, seen = Inference(network, FOLDED, compiled=True), []
+    inference(images[:4])
+    inference.module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for count in (4, 1, 3, 6):
+        torch.testing.assert_close(inference(images[:count]), network(images[:count]), rtol=1e-3, atol=1e-3)
+    assert set(seen) == {4}

@@ -1,0 +1,162 @@
+"""Flags that make runs faster, from the command line."""
+
+import json
+
+import pytest
+import torch
+
+FLAGS = ("--model_s", "resnet8", "--dataset", "shapes100", "--epochs", 2, "--warmup_epochs", 0, "--quiet")
+
+
+@pytest.fixture
+def distil(call, teacher, tmp_path, small_data):
+    def run(*arguments, save):
+        result = call("train_student", *FLAGS, "--path_t", teacher, "--save_folder", tmp_path / save, *arguments)
+        assert result.code == 0, result.err
+        (folder,) = (tmp_path / save / "student_model").iterdir()
+        return folder, result.err
+
+    return run
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return torch.load(folder / "resnet8_last.pth", weights_only=True)["model"]
+
+
+def test_float32_with_the_cache_is_float32_without_it_but_for_rounding(distil, tmp_path):
+    cache = ("--teacher_cache", tmp_path / "cache", "--precision", "fp32")
+    without, _ = distil("--distill", "kd", "--precision", "fp32", save="without")
+    cold, _ = distil("--distill", "kd", *cache, save="cold")
+    warm, _ = distil("--distill", "kd", *cache, save="warm")
+    assert [row["teacher_cache_hits"] for row in rows(warm)] == [1.0, 1.0]
+    assert rows(cold)[0]["teacher_cache_hits"] == 0.0
+    for key, value in weights(cold).items():
+        assert torch.equal(value, weights(warm)[key]), key
+        torch.testing.assert_close(value, weights(without)[key], rtol=1e-2, atol=1e-3)
+    for one, other in zip(rows(without), rows(warm), strict=True):
+        assert "teacher_cache_hits" not in one
+        assert one["div"] == pytest.approx(other["div"], rel=1e-3)
+
+
+def test_methods_temperatures_and_students_of_a_trial_meet_the_same_views(distil, tmp_path):
+    cache = ("--teacher_cache", tmp_path / "cache")
+    distil("--distill", "kd", *cache, save="kd")
+    others = (("--distill", "ldrld"), ("--distill", "dkd", "--kd_T", 2), ("--distill", "dist", "--model_s", "resnet14"))
+    for number, arguments in enumerate(others):
+        folder, _ = distil(*arguments, *cache, save=f"other{number}")
+        assert [row["teacher_cache_hits"] for row in rows(folder)] == [1.0, 1.0]
+    another, _ = distil("--distill", "kd", "--trial", 2, *cache, save="trial")
+    assert rows(another)[0]["teacher_cache_hits"] < 0.5
+
+
+def test_fill(distil, tmp_path):
+    folder, _ = distil("--teacher_cache", tmp_path / "cache", "--teacher_cache_fill", "--subset", 1, save="filled")
+    assert [row["teacher_cache_hits"] for row in rows(folder)] == [1.0, 1.0]
+
+
+def test_a_method_that_needs_features_says_that_there_is_no_cache(distil, tmp_path):
+    _, err = distil("--distill", "hint", "--teacher_cache", tmp_path / "cache", save="hint")
+    assert "note: --teacher_cache is not used" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_fill_without_a_cache(call, teacher, tmp_path, assert_one_line_error):
+    result = call("train_student", *FLAGS, "--path_t", teacher, "--save_folder", tmp_path, "--teacher_cache_fill")
+    assert_one_line_error(result, "--teacher_cache_fill needs --teacher_cache DIR")
+
+
+def test_a_resumed_run_with_a_cache_ends_with_the_same_weights(call, teacher, tmp_path, small_data, monkeypatch):
+    def run(save, cache):
+        arguments = ("--distill", "ldrld", "--save_folder", tmp_path / save, "--teacher_cache", tmp_path / cache)
+        return call("train_student", *FLAGS, "--path_t", teacher, *arguments, "--resume")
+
+    assert run("whole", "one").code == 0
+    calls = {"number": 0}
+    from helper.run import Run
+
+    whole_end = Run.end_epoch
+
+    def dying(self, *arguments):
+        calls["number"] += 1
+        if calls["number"] == 2:
+            raise OSError(28, "stopped")
+        return whole_end(self, *arguments)
+
+    monkeypatch.setattr(Run, "end_epoch", dying)
+    with pytest.raises(OSError, match="stopped"):
+        run("cut", "other")
+    monkeypatch.setattr(Run, "end_epoch", whole_end)
+    assert run("cut", "other").code == 0
+    (whole,), (cut,) = ((tmp_path / name / "student_model").iterdir() for name in ("whole", "cut"))
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(cut)[key]), key
+
+
+@pytest.mark.parametrize("method", ["kd", "ldrld", "hint"])
+def test_compiled_runs_learn_the_same_and_compile_once(distil, monkeypatch, capsys, method):
+    """With a compiler that only counts what it is given: what counts here is what is compiled, and when."""
+    compile_, graphs = torch.compile, []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compile_(module, backend=count, dynamic=False))
+    torch.compiler.reset()
+    flags = ("--distill", method, "--precision", "fp32", "--batch_size", 32)
+    plain, _ = distil(*flags, save="plain")
+    assert not graphs
+    compiled, _ = distil(*flags, "--compile", save="compiled")
+    in_two_epochs = len(graphs)
+    torch.compiler.reset()
+    # 100 images make three batches of 32 and one of 4
+    distil(*flags, "--compile", "--epochs", 4, save="longer")
+    assert len(graphs) == 2 * in_two_epochs > 0
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(value, weights(compiled)[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_machine_without_a_compiler_is_told(call, teacher, tmp_path, small_data, monkeypatch, assert_one_line_error):
+    def broken(module, **_):
+        def run(*_):
+            raise RuntimeError("no C++ compiler\nwas found")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    result = call("train_student", *FLAGS, "--path_t", teacher, "--save_folder", tmp_path, "--compile")
+    assert_one_line_error(result, "--compile", "no C++ compiler", save_folder=tmp_path)
+
+
+def test_float16_learns_nearly_the_same_and_resumes(call, teacher, tmp_path, small_data, monkeypatch):
+    def run(save, *arguments):
+        arguments = ("--distill", "kd", "--path_t", teacher, "--save_folder", tmp_path / save, *arguments)
+        result = call("train_student", *FLAGS, *arguments)
+        assert result.code == 0, result.err
+        (folder,) = (tmp_path / save / "student_model").iterdir()
+        return folder
+
+    low, full = run("low", "--precision", "fp16"), run("full", "--precision", "fp32")
+    assert rows(low)[-1]["div"] == pytest.approx(rows(full)[-1]["div"], rel=0.05)
+    state = torch.load(low / "resume.pth", weights_only=True)
+    assert state["scaler"]["scale"] > 1
+    (low / "summary.json").unlink()
+    assert run("low", "--precision", "fp16", "--resume") == low
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tf32",), "--tf32 goes with --precision fp32"),
+        (("--tf32", "--precision", "fp32", "--device", "cpu"), "CUDA"),
+        (("--optimizer", "dot", "--precision", "fp16"), "--optimizer dot"),
+        (("--optimizer", "dot", "--compile"), "--optimizer dot"),
+    ],
+)
+def test_what_does_not_go_together(call, teacher, tmp_path, assert_one_line_error, arguments, words):
+    result = call("train_student", *FLAGS, "--path_t", teacher, "--save_folder", tmp_path, *arguments)
+    assert_one_line_error(result, words, save_folder=tmp_path)
