@@ -106,25 +106,25 @@ class Inference:
     Args:
         network: takes images, gives logits; its weights are copied at the first call.
         precision: device and number format.
-        compiled: let torch.compile fuse the operations around the frozen weights.
+        compiled_size: let torch.compile fuse the operations around the frozen weights, for batches of this size; None
+            for no compilation.
         quiet: do not tell that a network could not be folded.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision, compiled: bool = False, quiet: bool = True):
-        self.network, self.precision, self.compiled, self.quiet = network, precision, compiled, quiet
+    def __init__(self, network: nn.Module, precision: Precision, compiled_size: int | None = None, quiet: bool = True):
+        self.network, self.precision, self.compiled_size, self.quiet = network, precision, compiled_size, quiet
         self.module: nn.Module | None = None
         self.lowered = False
-        self.batch_size = 0
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 logits (B, C) of images (B, 3, H, W)."""
         if self.module is None:
             self._prepare(images)
-        if not self.compiled:
+        size = self.compiled_size
+        if size is None:
             return self._run(images)
         # one shape only, so that nothing is compiled twice
-        size = self.batch_size
         padded = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
         return torch.cat([self._run(chunk) for chunk in padded.split(size)])[: len(images)]
 
@@ -135,7 +135,7 @@ class Inference:
             return self.module(images).float()
 
     def _prepare(self, images: Tensor) -> None:
-        self.module, self.batch_size = self.network, len(images)
+        self.module = self.network
         if not self.precision.plain:
             try:
                 self.module = fold_batch_norms(self.network, images[:8])
@@ -145,7 +145,7 @@ class Inference:
                     print(f"note: {name} runs as it is: {error}", file=sys.stderr)
         if self.precision.dtype != torch.float32 and not self.precision.plain:
             self._try_lowering(images[:8])
-        if self.compiled:
+        if self.compiled_size:
             self.module = torch.compile(self.module, dynamic=False, options={"freezing": True})
 
     def _try_lowering(self, images: Tensor) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ class LogitCache:
         self._state = np.memmap(self.folder / "state.u8", np.uint8, "r", shape=(samples * views,))
         # written through these and not through the maps: a full disk is then an error and no fatal signal
         self._values_file, self._state_file = (
-            os.open(self.folder / name, os.O_WRONLY) for name in ("logits.f16", "state.u8")
+            io.FileIO(self.folder / name, "r+") for name in ("logits.f16", "state.u8")
         )
 
     @property
@@ -224,10 +225,10 @@ class LogitCache:
         width = 2 * self.classes
         try:
             for entry, row in zip(entries.tolist(), rows, strict=True):
-                if os.pwrite(self._values_file, row.tobytes(), entry * width) < width:
+                if os.pwrite(self._values_file.fileno(), row.tobytes(), entry * width) < width:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for entry, state in zip(entries.tolist(), _checksums(rows).tolist(), strict=True):
-                os.pwrite(self._state_file, bytes([state]), entry)
+                os.pwrite(self._state_file.fileno(), bytes([state]), entry)
         except OSError as error:
             self._full = True
             _note(f"{self.folder} takes no more rows ({error.strerror}); the run goes on without keeping them")

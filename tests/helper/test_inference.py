@@ -111,8 +111,8 @@ def test_logits_serve_a_backward_pass(images):
 def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     network = trained_looking("resnet8")
-    inference, seen = Inference(network, FOLDED, compiled=True), []
-    inference(images[:4])
+    inference, seen = Inference(network, FOLDED, compiled_size=4), []
+    inference(images[:1])
     inference.module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     for count in (4, 1, 3, 6):
         torch.testing.assert_close(inference(images[:count]), network(images[:count]), rtol=1e-3, atol=1e-3)
