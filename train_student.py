@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import ContrastLoader, ContrastSampler, Data, MemoryLoader, dataset_dict
+from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader, dataset_dict
 from distiller_zoo import Distiller, Shapes
 from distiller_zoo.base import Method
 from helper.checkpoint import load_network
@@ -41,15 +41,15 @@ def run_name(opt: argparse.Namespace, method: Method, name_t: str) -> str:
     return safe_name(f"S-{opt.model_s}_T-{teacher}_{opt.dataset}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}")
 
 
-def training_loader(data: Data, distiller: Distiller) -> MemoryLoader | ContrastLoader:
+def training_loader(data: Data, distiller: Distiller) -> TrainLoader:
     """The training loader with what the method needs besides images and labels."""
-    needs = distiller.needs
-    if not needs.negatives:
-        return data.train
+    needs, loader = distiller.needs, data.train
     try:
-        return ContrastLoader(data.train, ContrastSampler(data.train.labels, needs.negatives, needs.positives))
+        if needs.negatives:
+            loader = ContrastLoader(loader, ContrastSampler(data.train.labels, needs.negatives, needs.positives))
     except ValueError as error:
         raise UserError(str(error)) from None
+    return StrongLoader(loader) if needs.strong_view else loader
 
 
 def main() -> None:
@@ -65,12 +65,15 @@ def main() -> None:
     torch.manual_seed(opt.seed)
     student = model_dict[opt.model_s](num_classes=data.classes)
     sizes = [feature_shapes(network, data.train.side) for network in (student, network_t)]
-    distiller = build_method(method, Shapes(*sizes, data.classes, data.train.samples), opt.method_options, opt.kd_T)
+    shapes = Shapes(*sizes, data.classes, data.train.samples)
+    distiller = build_method(method, shapes, opt.method_options, opt.kd_T, opt.transforms)
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
     cache = open_cache(opt, data, distiller.needs, network_t, precision)
-    teacher = Teacher(network_t, distiller.needs, precision, opt.compile, cache)
+    teacher = Teacher(network_t, distiller.needs, precision, opt.batch_size if opt.compile else None, cache)
     step = to_device(TrainStep(student, distiller, precision), precision)
     weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
+    for change in distiller.transforms:
+        weights = {**change.weights, **weights}
     published = {term: method.weights[flag] for flag, term in method.build.weighs.items()}
     loaders = (training_loader(data, distiller), data.test)
     phases = make_phases(opt, step, weights, published)

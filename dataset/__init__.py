@@ -12,6 +12,7 @@ import torch
 from . import cifar100, shapes100
 from .contrast import ContrastLoader, ContrastSampler
 from .loader import Batch, DataError, ImageData, MemoryLoader
+from .strong import StrongLoader
 
 __all__ = [
     "Batch",
@@ -22,11 +23,14 @@ __all__ = [
     "Dataset",
     "ImageData",
     "MemoryLoader",
+    "StrongLoader",
+    "TrainLoader",
     "dataset_dict",
     "get_dataset",
 ]
 
 EVALUATION_BATCH = 500
+TrainLoader = MemoryLoader | ContrastLoader | StrongLoader
 
 
 @dataclass(frozen=True)

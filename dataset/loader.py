@@ -32,6 +32,7 @@ class Batch:
         view: (B,) number of the crop and flip, 0 to 161: (9·dy + dx)·2 + flip; the centre crop where nothing is drawn.
         entry: (B,) number of the pair of image and view, index·162 + view; on the CPU, where caches look it up.
         contrast_index: (B, 1 + K) positions of a positive and K negatives, where a method asks for them.
+        strong_images: (B, 3, H, W) strongly augmented views of the same images, like `images`, where it asks for them.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Batch:
     view: Tensor
     entry: Tensor
     contrast_index: Tensor | None = None
+    strong_images: Tensor | None = None
 
 
 @dataclass
@@ -149,16 +151,24 @@ class MemoryLoader:
         index, view = index.to(self.device), view.to(self.device)
         return Batch(self._cut(index, view), self.labels[index], index, view, entry)
 
-    def _cut(self, index: Tensor, view: Tensor) -> Tensor:
-        """The views of the images, (B, 3, H, W) float32."""
+    def raw(self, index: Tensor, view: Tensor) -> Tensor:
+        """The views (B,) of the images at positions (B,), both on the device: (B, 3, H, W) uint8."""
         height, width = self.side
         shift, flip = view // 2, view % 2
         rows = (shift // SHIFTS)[:, None] + torch.arange(height, device=self.device)
         columns = torch.arange(width, device=self.device).expand(len(view), -1)
         columns = torch.where(flip[:, None] == 1, width - 1 - columns, columns) + (shift % SHIFTS)[:, None]
-        pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float32, channels last in memory, of uint8 pixels."""
+        mean, std = (value[:, None, None] for value in (self.mean, self.std))
         # divided and not multiplied by reciprocals: bit for bit what ToTensor and Normalize give
-        return pixels.float().div_(255).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+        return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
+
+    def _cut(self, index: Tensor, view: Tensor) -> Tensor:
+        """The views of the images, (B, 3, H, W) float32."""
+        return self.normalise(self.raw(index, view))
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()

@@ -6,9 +6,23 @@ A new file in this folder that registers a method is all that it takes to add on
 import importlib
 import pkgutil
 
-from .base import Distiller, LogitDistiller, Needs, Shapes, Stage, Step, Supervised, register, registry
+from .base import (
+    Distiller,
+    LogitDistiller,
+    Needs,
+    Shapes,
+    Stage,
+    Step,
+    Supervised,
+    Transform,
+    register,
+    registry,
+    transform,
+    transform_registry,
+)
 
-__all__ = ["Distiller", "LogitDistiller", "Needs", "Shapes", "Stage", "Step", "Supervised", "register", "registry"]
+__all__ = ["Distiller", "LogitDistiller", "Needs", "Shapes", "Stage", "Step", "Supervised", "Transform"]
+__all__ += ["register", "registry", "transform", "transform_registry"]
 
 for _file in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__"):
     _module = importlib.import_module(f"{__name__}.{_file}")

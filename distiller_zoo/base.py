@@ -22,15 +22,18 @@ class Output:
         logits: (B, C).
         features: RepDistiller's list: the map after the stem, those of the stages (B, C_i, H_i, W_i), the pooled vector
             (B, D); None where the method asked for none, and None in the places that it did not ask for.
+        strong_logits: (B, C) of the images' strong views, None where the method did not ask for them.
     """
 
     logits: Tensor
     features: list[Tensor | None] | None = None
+    strong_logits: Tensor | None = None
 
     def float(self) -> Output:
         """The same in float32 (no copy where it is already)."""
         features = self.features and [None if f is None else f.float() for f in self.features]
-        return Output(self.logits.float(), features)
+        strong = None if self.strong_logits is None else self.strong_logits.float()
+        return Output(self.logits.float(), features, strong)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Needs:
             (the pooled vector) or `all`.
         preact: take the features before their last activation, of both networks or of the teacher alone.
         negatives: for how many training images of other classes each sample gets indices (`Step.contrast_index`).
+        strong_view: both networks also see a strongly augmented view of every image, see `Output.strong_logits`.
         positives: the image in column 0 of these: `exact`, the sample itself, or `relax`, any one of its class.
     """
 
@@ -49,6 +53,7 @@ class Needs:
     preact: bool | Literal["teacher"] = False
     negatives: int = 0
     positives: Literal["exact", "relax"] = "exact"
+    strong_view: bool = False
 
     def select(self, features: list[Tensor]) -> list[Tensor | None] | None:
         """Drop the features that were not asked for, so that their memory is freed before the backward pass."""
@@ -102,14 +107,14 @@ class LogitPair:
     Attributes:
         student, teacher: (B, C).
         target: (B,) labels.
-        temperature: softening temperature T > 0.
+        temperature: softening temperature T > 0; a 0-d tensor where it is learned.
         epoch: current epoch, from 1.
     """
 
     student: Tensor
     teacher: Tensor
     target: Tensor
-    temperature: float
+    temperature: float | Tensor
     epoch: int = 1
 
 
@@ -133,6 +138,52 @@ class Stage:
     learning_rate: float | None = None
 
 
+class Transform(nn.Module):
+    """A step between the networks' logits and the loss that compares them; it goes with every logit loss.
+
+    Its parameters are trained along with the student, as a method's adapters are.
+
+    Attributes:
+        sets_temperature: it replaces the pair's temperature.
+        rescales: it changes the scale of the logits.
+        reads_temperature: what it makes of logits depends on the pair's temperature.
+        weighs: flags that weigh the terms that it adds to the loss, by term.
+        weights: their values.
+
+    Args:
+        shapes: sizes of both networks and the data set. A subclass adds keyword arguments; they become its flags.
+
+    Raises:
+        ValueError: (in subclasses) an option is out of range or the data set does not suit it.
+    """
+
+    sets_temperature = False
+    rescales = False
+    reads_temperature = False
+    weighs: Mapping[str, str] = {}
+
+    def __init__(self, shapes: Shapes):
+        super().__init__()
+        self.shapes = shapes
+        self.weights: dict[str, float] = {}
+
+    def forward(self, pair: LogitPair) -> LogitPair:
+        """The pair as the next transform, or the loss, gets it."""
+        raise NotImplementedError
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor | None:
+        """What replaces the cross-entropy of the student's logits (B, C) with labels (B,); None for nothing."""
+        return None
+
+    def terms(self, pair: LogitPair) -> dict[str, Tensor]:
+        """Terms that it adds to the loss, of logits that no transform has touched; unweighted scalars by name."""
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        """What it has learned, by name, for the epoch's line in metrics.jsonl."""
+        return {}
+
+
 class Distiller(nn.Module):
     """Base of the methods: classification, the KL term on the logits, and `kd`, which a feature method implements.
 
@@ -143,6 +194,8 @@ class Distiller(nn.Module):
         needs: what the method asks of the run; set it on the instance where it depends on an option.
         weighs: which term each of the flags -r, -a and -b weighs; a flag that is not in it has nothing to weigh.
         temperature: T of the KL term and of logit losses (`--kd_T`).
+        transforms: what logits go through, in order, before `logit_terms` gets them.
+        implies: names of transforms that are always on.
 
     Args:
         shapes: sizes of both networks and the data set. A subclass adds keyword arguments; they become its flags.
@@ -154,14 +207,24 @@ class Distiller(nn.Module):
     needs = Needs()
     weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "kd"}
     temperature = 4.0
+    implies: Sequence[str] = ()
 
     def __init__(self, shapes: Shapes):
         super().__init__()
         self.shapes = shapes
+        self.transforms = nn.ModuleList()
 
     def classification(self, step: Step) -> Tensor:
         """The term `cls`: cross-entropy of the student's logits, a scalar."""
-        return F.cross_entropy(step.student.logits, step.target)
+        return self.cross_entropy(step.student.logits, step.target)
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """That of logits (B, C) and labels (B,), or what a transform puts in its place; a scalar."""
+        for change in self.transforms:
+            replaced = change.cross_entropy(logits, target)
+            if replaced is not None:
+                return replaced
+        return F.cross_entropy(logits, target)
 
     def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:
         """Terms computed from the logits alone; here KL(teacher ‖ student) at T, times T² (Hinton et al., 2015)."""
@@ -203,8 +266,24 @@ class Distiller(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Every term of the loss, unweighted scalars by name."""
-        logits = LogitPair(step.student.logits, step.teacher.logits, step.target, self.temperature, step.epoch)
-        return {"cls": self.classification(step), **self.logit_terms(logits), **self.feature_terms(step)}
+        pair = LogitPair(step.student.logits, step.teacher.logits, step.target, self.temperature, step.epoch)
+        terms = {**self.logit_terms(self.transformed(pair)), **self.added_terms(pair)}
+        return {"cls": self.classification(step), **terms, **self.feature_terms(step)}
+
+    def added_terms(self, pair: LogitPair) -> dict[str, Tensor]:
+        """What the transforms add to the loss, of untransformed logits."""
+        return {name: term for change in self.transforms for name, term in change.terms(pair).items()}
+
+    def transformed(self, pair: LogitPair, those: Callable[[Transform], bool] = lambda change: True) -> LogitPair:
+        """The pair as the transforms leave it, or those of them for which `those` is true."""
+        for change in self.transforms:
+            if those(change):
+                pair = change(pair)
+        return pair
+
+    def figures(self) -> dict[str, float]:
+        """What is learned besides the networks, by name, for the epoch's line in metrics.jsonl."""
+        return {name: value for change in self.transforms for name, value in change.figures().items()}
 
 
 class LogitDistiller(Distiller):
@@ -262,18 +341,50 @@ class Method:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> list[Option]:
-        """The flags that this method takes, from the signature and docstring of its constructor."""
-        hints = get_type_hints(self.build.__init__)
-        lines = _argument_lines(inspect.getdoc(self.build) or "")
-        options = []
-        for name, parameter in list(inspect.signature(self.build.__init__).parameters.items())[2:]:
-            choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
-            kind = type(choices[0]) if choices else hints[name]
-            options.append(Option(name, parameter.default, kind, choices, lines.get(name, "")))
-        return options
+        """The flags that this method takes."""
+        return constructor_options(self.build)
+
+
+def constructor_options(build: type[Distiller | Transform]) -> list[Option]:
+    """The flags that a class takes, from the signature and docstring of its constructor."""
+    hints = get_type_hints(build.__init__)
+    lines = _argument_lines(inspect.getdoc(build) or "")
+    options = []
+    for name, parameter in list(inspect.signature(build.__init__).parameters.items())[2:]:
+        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
+        kind = type(choices[0]) if choices else hints[name]
+        options.append(Option(name, parameter.default, kind, choices, lines.get(name, "")))
+    return options
 
 
 registry: dict[str, Method] = {}
+transform_registry: dict[str, type[Transform]] = {}  # in the order in which they are applied
+_orders: dict[str, int] = {}
+
+
+def transform(name: str, order: int) -> Callable[[type[Transform]], type[Transform]]:
+    """Class decorator that makes a `Transform` a flag, `--name`; its keyword arguments become further flags.
+
+    Args:
+        name: of the flag.
+        order: the transforms are applied in increasing order.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(build: type[Transform]) -> type[Transform]:
+        """Enter the class."""
+        if name in transform_registry:
+            taken = transform_registry[name].__name__
+            raise ValueError(f"two transforms are called {name}: {taken} and {build.__name__}")
+        _orders[name] = order
+        known = sorted([*transform_registry.items(), (name, build)], key=lambda entry: _orders[entry[0]])
+        transform_registry.clear()
+        transform_registry.update(known)
+        return build
+
+    return add
 
 
 def register(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from dataset import Batch, ContrastLoader, MemoryLoader
+from dataset import Batch, MemoryLoader, TrainLoader
 from dataset.loader import epoch_generator
 from distiller_zoo.base import Distiller, Output, Stage, Step
 
@@ -50,6 +50,9 @@ class TrainStep(nn.Module):
         with self.precision.autocast():
             needs = self.method.needs
             output = run_network(self.student, batch.images, needs, preact=needs.preact is True)
+            if needs.strong_view:
+                # on its own, so that the batch norms see one kind of images at a time
+                output = replace(output, strong_logits=self.student(batch.strong_images))
         return output.float()
 
     def forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Output, dict[str, Tensor]]:
@@ -130,7 +133,7 @@ class Phase:
 def train_epoch(
     phase: Phase,
     teacher: Teacher | None,
-    loader: MemoryLoader | ContrastLoader,
+    loader: TrainLoader,
     epoch: int,
     progress: Progress,
 ) -> dict[str, float]:
@@ -174,7 +177,7 @@ def fit(
     step: TrainStep,
     phases: Sequence[Phase],
     teacher: Teacher | None,
-    loaders: tuple[MemoryLoader | ContrastLoader, MemoryLoader],
+    loaders: tuple[TrainLoader, MemoryLoader],
 ) -> None:
     """Train phase by phase and epoch by epoch, from where the run stands to its end, saving after each epoch.
 
@@ -202,6 +205,7 @@ def fit(
             speed = train_loader.samples / (time.perf_counter() - start)
             row = {"stage": phase.name} if phase.name else {}
             row |= {"epoch": epoch, "lr": rate, "train_loss": trained.pop("loss"), **trained}
+            row |= step.method.figures()
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:

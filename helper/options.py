@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any, NoReturn
 
 from dataset import dataset_dict
-from distiller_zoo import registry
-from distiller_zoo.base import Distiller, Method, Option
+from distiller_zoo import registry, transform_registry
+from distiller_zoo.base import Distiller, LogitDistiller, Method, Option, constructor_options
 from models import model_dict, model_recipe
 
 from .checkpoint import nearest
@@ -246,8 +246,16 @@ def _add_method(parser: argparse.ArgumentParser, method: Method) -> None:
         term, default = method.build.weighs.get(flag), method.weights.get(flag)
         text = f"weight of the term {term} ({default})" if term else f"has nothing to weigh in {method.name}"
         group.add_argument(f"-{flag}", f"--{long}", dest=flag, type=float, metavar="X", help=text)
-    temperature = method.recipe.get("kd_T", Distiller.temperature)
-    group.add_argument("--kd_T", type=float, default=temperature, metavar="T", help=f"temperature ({temperature})")
+    temperature = _temperature(method)
+    group.add_argument(
+        *("--kd_T", "--base-temp"), type=float, default=temperature, metavar="T", help=f"temperature ({temperature})"
+    )
+    group.add_argument(
+        "--kd-weight",
+        type=float,
+        metavar="X",
+        help="the weight of all distillation, or a factor where there are several",
+    )
     for option in method.options():
         _add_option(group, option)
 
@@ -263,6 +271,63 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(f"--{option.name}", type=option.type, metavar=option.type.__name__.upper(), **common)
 
 
+def _add_transforms(parser: argparse.ArgumentParser) -> None:
+    """The flags of the logit transforms."""
+    names = ", ".join(transform_registry)
+    group = parser.add_argument_group("logits", f"Applied before any loss reads the logits, in this order: {names}.")
+    for name, build in transform_registry.items():
+        dashed = [f"--{name.replace('_', '-')}"] if "_" in name else []
+        text = (build.__doc__ or "").partition("\n")[0].rstrip(".")
+        group.add_argument(f"--{name}", *dashed, dest=name, action="store_true", help=text)
+        for option in constructor_options(build):
+            # None: not given, which differs from the default where the transform is off
+            kind = {"choices": option.choices} if option.choices else {"metavar": option.type.__name__.upper()}
+            text = f"of --{name}: {option.help} ({option.default})"
+            if option.type is bool:
+                group.add_argument(f"--{option.name}", action="store_true", default=None, help=text)
+            else:
+                group.add_argument(f"--{option.name}", type=option.type, help=text, **kind)
+
+
+def _settle_transforms(opt: argparse.Namespace, method: Method) -> None:
+    """Collect the transforms that are on with their options; drop the options of the others.
+
+    Raises:
+        UserError: an option of a transform that is off, or a transform that has nothing to act on.
+    """
+    opt.transforms = {}
+    for name, build in transform_registry.items():
+        is_on = getattr(opt, name) or name in method.build.implies
+        options = {option.name: option.default for option in constructor_options(build)}
+        given = {key: getattr(opt, key) for key in options if getattr(opt, key) is not None}
+        for key in (name, *options):
+            delattr(opt, key)
+        if is_on:
+            opt.transforms[name] = {**options, **given}
+        elif given:
+            raise UserError(f"--{next(iter(given))} is a flag of --{name}, which is not given")
+        for term, flag in build.weighs.items():
+            weighing = [f"-{f}" for f, known in method.build.weighs.items() if known == term]
+            if weighing and flag in given:
+                raise UserError(f"--{flag} has no effect in --distill {method.name}, where {weighing[0]} weighs {term}")
+        if is_on and build.sets_temperature and opt.kd_T != _temperature(method):
+            raise UserError(f"--kd_T {opt.kd_T} has no effect with --{name}")
+    if opt.transforms and not any(getattr(opt, flag) for flag in _readers_of_logits(method)):
+        flags = " and ".join(f"-{flag}" for flag in _readers_of_logits(method))
+        raise UserError(f"--{next(iter(opt.transforms))} has no effect while {flags} is 0")
+
+
+def _temperature(method: Method) -> float:
+    """Its published temperature."""
+    return method.recipe.get("kd_T", Distiller.temperature)
+
+
+def _readers_of_logits(method: Method) -> list[str]:
+    """The weights of the terms that compare logits."""
+    weighs = method.build.weighs
+    return [f for f in weighs if f != "r" and (weighs[f] == "div" or issubclass(method.build, LogitDistiller))]
+
+
 def _check_unknown(words: Sequence[str], method: Method) -> None:
     """Say which method takes a flag that the chosen one does not."""
     for word in words:
@@ -274,12 +339,31 @@ def _check_unknown(words: Sequence[str], method: Method) -> None:
         raise UserError(f"unknown argument {words[0]}; see train_student.py --distill {method.name} --help")
 
 
+def _spread_kd_weight(opt: argparse.Namespace, method: Method) -> None:
+    """Turn `--kd-weight` into the weights that it stands for: the value of a single one, a factor of several.
+
+    Raises:
+        UserError: it is negative, or given beside one of these weights.
+    """
+    _check(opt, "kd_weight", 0)
+    value = opt.kd_weight
+    delattr(opt, "kd_weight")
+    if value is None:
+        return
+    flags = _readers_of_logits(method)
+    for flag in flags:
+        if getattr(opt, flag) is not None:
+            raise UserError(f"--kd-weight and -{flag} both set a weight; give one of them")
+        setattr(opt, flag, value if len(flags) == 1 else value * method.weights[flag])
+
+
 def _settle_weights(opt: argparse.Namespace, method: Method) -> None:
     """Fill the published weights; refuse negative ones and any that has nothing to weigh.
 
     Raises:
         UserError: the first weight that is wrong, or a temperature that no term uses.
     """
+    _spread_kd_weight(opt, method)
     for flag, default in ((flag, method.weights.get(flag)) for flag in WEIGHT_FLAGS):
         _check(opt, flag, 0)
         value = getattr(opt, flag)
@@ -291,8 +375,8 @@ def _settle_weights(opt: argparse.Namespace, method: Method) -> None:
     if not any(getattr(opt, flag) for flag in method.weights):
         raise UserError("all weights are 0: nothing would be learned")
     _check(opt, "kd_T", 0, strict=True)
-    temperature = method.recipe.get("kd_T", Distiller.temperature)
-    users = [f for f, term in method.build.weighs.items() if term == "div"] or [f for f in method.weights if f != "r"]
+    temperature = _temperature(method)
+    users = _readers_of_logits(method)
     if opt.kd_T != temperature and not any(getattr(opt, flag) for flag in users):
         raise UserError(f"--kd_T {opt.kd_T} has no effect while {' and '.join(f'-{f}' for f in users)} is 0")
 
@@ -339,6 +423,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     )
     parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
     _add_method(parser, method)
+    _add_transforms(parser)
     _add_training(parser)
     _add_cache(parser)
     _add_running(parser)
@@ -353,6 +438,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     _check_ranges(opt)
     _settle_optimizer(opt)
     _settle_weights(opt, method)
+    _settle_transforms(opt, method)
     if opt.teacher_cache_fill and not opt.teacher_cache:
         raise UserError("--teacher_cache_fill needs --teacher_cache DIR")
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
@@ -365,8 +451,11 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     given = {option.name: opt.method_options[option.name] for option in method.options()}
     published = {option.name: option.default for option in method.options()}
     opt.differs |= {name: value for name, value in given.items() if value != published[name]}
-    if opt.kd_T != method.recipe.get("kd_T", Distiller.temperature):
+    if opt.kd_T != _temperature(method):
         opt.differs["kd_T"] = opt.kd_T
+    for name, options in opt.transforms.items():
+        defaults = {option.name: option.default for option in constructor_options(transform_registry[name])}
+        opt.differs |= {name: "on", **{key: value for key, value in options.items() if value != defaults[key]}}
     if opt.optimizer != "sgd":
         opt.differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
     return opt, method

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dataset import ContrastLoader, Data, DataError, MemoryLoader, get_dataset
+from dataset import Data, DataError, MemoryLoader, TrainLoader, get_dataset
 from dataset.loader import VIEWS
+from distiller_zoo import transform_registry
 from distiller_zoo.base import Distiller, Method, Needs, Shapes
 
 from .errors import UserError
@@ -79,7 +80,13 @@ def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size
     return [feature.shape for feature in features]
 
 
-def build_method(method: Method, shapes: Shapes, options: Mapping[str, Any], temperature: float) -> Distiller:
+def build_method(
+    method: Method,
+    shapes: Shapes,
+    options: Mapping[str, Any],
+    temperature: float,
+    transforms: Mapping[str, Mapping[str, Any]],
+) -> Distiller:
     """Make the distiller of a pair of networks.
 
     Args:
@@ -87,12 +94,15 @@ def build_method(method: Method, shapes: Shapes, options: Mapping[str, Any], tem
         shapes: sizes of the networks and the data set.
         options: keyword arguments of its constructor.
         temperature: `--kd_T`.
+        transforms: keyword arguments of the logit transforms, by name.
 
     Raises:
         UserError: an option is out of range or the pair does not suit the method.
     """
     try:
         distiller = method.build(shapes, **options)
+        for name, arguments in transforms.items():
+            distiller.transforms.append(transform_registry[name](shapes, **arguments))
     except ValueError as error:
         raise UserError(f"{method.name}: {error}") from None
     distiller.temperature = temperature
@@ -122,11 +132,12 @@ def adapt_networks(
 
 
 def to_device(step: TrainStep, precision: Precision) -> TrainStep:
-    """Move student and method to the run's device, in the layout that convolutions like best.
+    """Move student and method to the run's device, in the layout and formats that convolutions like best.
 
     Raises:
         UserError: they do not fit.
     """
+    precision.spare_slow_operations(step)
     try:
         return step.to(precision.device, memory_format=torch.channels_last)
     except torch.OutOfMemoryError:
@@ -150,11 +161,13 @@ def open_cache(
     if needs.features != "none":
         opt.notes.append(f"--teacher_cache is not used: it keeps logits, {opt.distill} needs features")
         return None
+    if needs.strong_view:
+        opt.notes.append("--teacher_cache keeps no strong views, which are too many: the teacher sees these every time")
     facts = cache_facts(teacher, data.train, precision)
     return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, VIEWS, data.classes)
 
 
-def compile_step(step: TrainStep, teacher: Teacher | None, loader: MemoryLoader | ContrastLoader, quiet: bool) -> None:
+def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
     """Compile what is trained, and run it once for nothing, so that the first epoch does not wait for the compiler.
 
     Args:
@@ -214,6 +227,8 @@ def begin(run: Run, opt: argparse.Namespace, phases: Sequence[Phase], facts: Map
         for phase in phases:
             loss = " + ".join(f"{weight:g}·{name}" for name, weight in phase.weights.items())
             print(f"{phase.epochs} epochs of {phase.name}: loss = {loss}" if phase.name else f"loss = {loss}")
+        if getattr(opt, "transforms", None):
+            print(f"logits: {' -> '.join(opt.transforms)} -> loss")
         print(f"run folder {run.folder}", flush=True)
     for note in opt.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -266,7 +281,7 @@ def train(
     step: TrainStep,
     phases: Sequence[Phase],
     teacher: Teacher | None,
-    loaders: tuple[MemoryLoader | ContrastLoader, MemoryLoader],
+    loaders: tuple[TrainLoader, MemoryLoader],
 ) -> None:
     """Resume where asked, run the epochs that are left, write the summary."""
     if run.finished:

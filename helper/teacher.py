@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,7 +88,7 @@ class Teacher:
         network: with its weights.
         needs: what the method asks of it.
         precision: device and number format.
-        compiled: let torch.compile fuse what gives the logits.
+        compiled_size: let torch.compile fuse what gives the logits of batches of this size; None for no compilation.
         cache: logits of earlier batches and runs; only where `needs` has no features.
     """
 
@@ -96,17 +97,23 @@ class Teacher:
         network: nn.Module,
         needs: Needs,
         precision: Precision,
-        compiled: bool = False,
+        compiled_size: int | None = None,
         cache: LogitCache | None = None,
     ):
         self.network = network.to(precision.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.needs, self.precision, self.cache = needs, precision, cache
         self.digest = digest(network.state_dict())
-        self.logits = Inference(self.network, precision, compiled, quiet=False)
+        self.logits = Inference(self.network, precision, compiled_size, quiet=False)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
         """Logits and needed features of a batch, float32."""
+        output = self._plain_view(batch)
+        if self.needs.strong_view:
+            output = replace(output, strong_logits=self.logits(batch.strong_images))
+        return output
+
+    def _plain_view(self, batch: Batch) -> Output:
         if self.needs.features != "none":
             with self.precision.autocast():
                 return run_network(self.network, batch.images, self.needs, preact=bool(self.needs.preact)).float()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataset import Batch, ContrastSampler
-from distiller_zoo import Shapes, Step, registry
+from distiller_zoo import Shapes, Step, registry, transform_registry
 from distiller_zoo.base import Output, register
 from helper.setup import feature_shapes
 from models import model_dict
@@ -32,7 +32,9 @@ def build(name: str):
     torch.manual_seed(0)
     networks = [model_dict[network](num_classes=CLASSES) for network in ("resnet8", "resnet14")]
     sizes = [feature_shapes(network, (32, 32)) for network in networks]
-    method = registry[name].build(Shapes(*sizes, CLASSES, SAMPLES), **SMALL.get(name, {})).train()
+    shapes = Shapes(*sizes, CLASSES, SAMPLES)
+    method = registry[name].build(shapes, **SMALL.get(name, {})).train()
+    method.transforms.extend(transform_registry[flag](shapes) for flag in method.implies)
     with torch.no_grad():
         method.prepare(networks[1].eval(), plain_images())
     # in a tuple, so that the student is no module of the method
@@ -53,8 +55,9 @@ def outputs(method, dtype: torch.dtype = torch.float32, seed: int = 1) -> Step:
     def side(shapes: list[torch.Size], trained: bool) -> Output:
         tensors = [torch.randn(BATCH, CLASSES, generator=generator)]
         tensors += [torch.randn(BATCH, *shape[1:], generator=generator) for shape in shapes]
-        logits, *features = (tensor.to(dtype).requires_grad_(trained) for tensor in tensors)
-        return Output(logits, method.needs.select(features))
+        tensors += [torch.randn(BATCH, CLASSES, generator=generator)]
+        logits, *features, strong = (tensor.to(dtype).requires_grad_(trained) for tensor in tensors)
+        return Output(logits, method.needs.select(features), strong if method.needs.strong_view else None)
 
     index = torch.randperm(SAMPLES, generator=generator)[:BATCH]
     contrast = None
@@ -121,7 +124,8 @@ def test_order_of_the_batch_does_not_matter(name):
 
     def shuffled(output: Output) -> Output:
         features = output.features and [None if f is None else f[order] for f in output.features]
-        return Output(output.logits[order], features)
+        strong = None if output.strong_logits is None else output.strong_logits[order]
+        return Output(output.logits[order], features, strong)
 
     contrast = None if step.contrast_index is None else step.contrast_index[order]
     permuted = Step(

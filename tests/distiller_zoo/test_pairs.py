@@ -1,12 +1,13 @@
 """Every method on pairs of networks: a few steps of training, or a refusal with its reason."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dataset import Batch, ContrastSampler
-from distiller_zoo import Shapes, registry
+from distiller_zoo import Shapes, registry, transform_registry
 from distiller_zoo.base import Output
 from helper.loops import StageStep, TrainStep
 from helper.precision import Precision
@@ -50,6 +51,7 @@ def build(name: str, teacher_name: str, student_name: str):
     student, teacher = (model_dict[network](num_classes=CLASSES) for network in (student_name, teacher_name))
     shapes = Shapes(*[feature_shapes(network, (32, 32)) for network in (student, teacher)], CLASSES, BATCH)
     method, loader = registry[name].build(shapes, **SMALL.get(name, {})), FewImages()
+    method.transforms.extend(transform_registry[flag](shapes) for flag in method.implies)
     student, teacher = adapt_networks(method, student, teacher, loader)
     if method.needs.negatives:
         sampler = ContrastSampler(loader.batch.target, method.needs.negatives)
@@ -57,6 +59,9 @@ def build(name: str, teacher_name: str, student_name: str):
         loader.batch.contrast_index = sampler.draw(*draw)
     with torch.no_grad():
         output = run_network(teacher, loader.batch.images, method.needs, preact=bool(method.needs.preact))
+        if method.needs.strong_view:
+            loader.batch.strong_images = loader.batch.images.flip(3)
+            output = replace(output, strong_logits=teacher(loader.batch.strong_images))
     return TrainStep(student, method, FP32), loader.batch, output
 
 

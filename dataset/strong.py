@@ -1,0 +1,251 @@
+"""Strongly augmented second views, for methods that compare two views of each image.
+
+RandAugment (Cubuk et al., 2020) as in ildoonet's pytorch-randaugment, the PIL version that is in wide use: its 16
+operations, their ranges and its rule that a magnitude of m in 0 to 30 takes an operation m/30 of the way through its
+range. Then Cutout (DeVries and Taylor, 2017): a square hole of the normalised image is 0.
+
+What differs: the operations are those of torchvision.transforms.v2.functional on uint8 tensors, each applied once to
+all images of a batch that drew it; some grey levels come out 1 away from PIL's, and pixels of turned images may come
+from a neighbour. Like PIL's, turned, sheared and shifted images are sampled without interpolation and black beside
+the image.
+
+The ranges were made for images of 224 pixels and are kept: at m = 10 a shift is by 33 pixels, which leaves nothing of
+an image of 32, and posterize keeps one bit. With two operations, 23 % of such images are shifted out of sight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from .contrast import ContrastLoader
+from .loader import VIEWS, Batch, MemoryLoader, epoch_generator
+
+MAGNITUDES = 30
+RECTANGLE_COLOUR = (125, 123, 114)
+SOLARIZE_ADD_THRESHOLD = 128
+
+
+def _posterize(images: Tensor, value: float, _place: Tensor) -> Tensor:
+    return functional.posterize(images, bits=max(1, int(value)))
+
+
+def _solarize(images: Tensor, value: float, _place: Tensor) -> Tensor:
+    # no pixel reaches a higher threshold, and torchvision refuses it
+    return functional.solarize(images, value) if value <= 255 else images
+
+
+def _solarize_add(images: Tensor, value: float, _place: Tensor) -> Tensor:
+    return functional.solarize((images + value).clamp_(max=255).to(torch.uint8), SOLARIZE_ADD_THRESHOLD)
+
+
+def _shear(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
+    """Shear by slopes about the upper left corner, as PIL's affine transform does."""
+    degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
+    return functional.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
+
+
+def _shift(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
+    """Shift by pixels to the left and up, as PIL's affine transform does."""
+    return functional.affine(images, angle=0.0, translate=[-x, -y], scale=1.0, shear=[0.0, 0.0])
+
+
+def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
+    """Fill a square of side `value` with grey.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        value: side in pixels.
+        place: (B, 2) position of the centre in height and width, 0 to 1.
+    """
+    covered = []
+    for size, centre in zip(images.shape[-2:], place.T, strict=True):
+        first = (centre * size - value / 2).clamp_(min=0).floor_()[:, None]
+        pixel = torch.arange(size, device=images.device)
+        # the far edge belongs to PIL's rectangles
+        covered.append((pixel >= first) & (pixel <= first + value))
+    colour = torch.tensor(RECTANGLE_COLOUR, dtype=images.dtype, device=images.device)[:, None, None]
+    return torch.where((covered[0][:, :, None] & covered[1][:, None, :])[:, None], colour, images)
+
+
+class Operation(NamedTuple):
+    """An operation of RandAugment.
+
+    Attributes:
+        low, high: values at magnitudes 0 and 30.
+        apply: gives the images (B, 3, H, W), uint8, from such images, the value and places (B, 2) between 0 and 1.
+        signed: the value is negated for half of the images.
+    """
+
+    low: float
+    high: float
+    apply: Callable[[Tensor, float, Tensor], Tensor]
+    signed: bool = False
+
+
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": Operation(0, 1, lambda images, value, place: functional.autocontrast(images)),
+    "Equalize": Operation(0, 1, lambda images, value, place: functional.equalize(images)),
+    "Invert": Operation(0, 1, lambda images, value, place: functional.invert(images)),
+    "Rotate": Operation(0, 30, lambda images, value, place: functional.rotate(images, value), signed=True),
+    "Posterize": Operation(0, 4, _posterize),
+    "Solarize": Operation(0, 256, _solarize),
+    "SolarizeAdd": Operation(0, 110, _solarize_add),
+    "Color": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_saturation(images, value)),
+    "Contrast": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_contrast(images, value)),
+    "Brightness": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_brightness(images, value)),
+    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_sharpness(images, value)),
+    "ShearX": Operation(0, 0.3, lambda images, value, place: _shear(images, x=value), signed=True),
+    "ShearY": Operation(0, 0.3, lambda images, value, place: _shear(images, y=value), signed=True),
+    "CutoutAbs": Operation(0, 40, _rectangle),
+    "TranslateXabs": Operation(0, 100, lambda images, value, place: _shift(images, x=value), signed=True),
+    "TranslateYabs": Operation(0, 100, lambda images, value, place: _shift(images, y=value), signed=True),
+}
+
+
+class Draws(NamedTuple):
+    """What makes the strong views of N images, on the CPU.
+
+    Attributes:
+        view: (N,) number of the crop and flip, as in `Batch`.
+        operation: (N, n) positions in OPERATIONS, in the order of their application.
+        negative: (N, n) whether the value of a signed operation is negated.
+        place: (N, n, 2) position of a grey square in height and width, 0 to 1.
+        hole: (N, 2) row and column of the hole's centre.
+    """
+
+    view: Tensor
+    operation: Tensor
+    negative: Tensor
+    place: Tensor
+    hole: Tensor
+
+    def of(self, index: Tensor) -> Draws:
+        """Those of the images at positions (B,)."""
+        return Draws(*(part[index] for part in self))
+
+
+def draw(samples: int, count: int, side: tuple[int, int], generator: torch.Generator) -> Draws:
+    """Draw everything for `samples` images; all is uniform, and operations may repeat.
+
+    Args:
+        samples: N.
+        count: operations n of each image, >= 0.
+        side: height and width of the images.
+        generator: on the CPU, so that every device gets the same numbers.
+    """
+    return Draws(
+        torch.randint(VIEWS, (samples,), generator=generator),
+        torch.randint(len(OPERATIONS), (samples, count), generator=generator),
+        torch.rand(samples, count, generator=generator) < 0.5,
+        torch.rand(samples, count, 2, generator=generator),
+        torch.stack([torch.randint(size, (samples,), generator=generator) for size in side], dim=1),
+    )
+
+
+def rand_augment(images: Tensor, draws: Draws, magnitude: float = 10) -> Tensor:
+    """Apply to every image the operations that it drew.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        draws: of these images.
+        magnitude: 0 to 30.
+
+    Returns:
+        (B, 3, H, W) uint8.
+    """
+    table = list(OPERATIONS.values())
+    values = [entry.low + magnitude / MAGNITUDES * (entry.high - entry.low) for entry in table]
+    signed = torch.tensor([entry.signed for entry in table])
+    for operation, negative, place in zip(draws.operation.T, draws.negative.T, draws.place.unbind(1), strict=True):
+        # images of one operation and sign are brought together, so that one call serves them all
+        group = 2 * operation + (negative & signed[operation])
+        order = group.argsort()
+        sizes = torch.bincount(group, minlength=2 * len(table)).tolist()
+        parts = images[order.to(images.device)].split(sizes)
+        places = place[order].to(images.device).split(sizes)
+        done = [
+            table[number // 2].apply(part, -values[number // 2] if number % 2 else values[number // 2], where)
+            for number, (part, where) in enumerate(zip(parts, places, strict=True))
+            if len(part)
+        ]
+        images = torch.cat(done)[order.argsort().to(images.device)]
+    return images
+
+
+def cutout(images: Tensor, centre: Tensor, length: int) -> Tensor:
+    """Set a square to 0, the mean of normalised images; what lies beyond the image's edge is lost.
+
+    Args:
+        images: (B, 3, H, W), changed in place.
+        centre: (B, 2) row and column.
+        length: of the square's sides, even, >= 0.
+
+    Returns:
+        The images.
+    """
+    inside = []
+    for size, middle in zip(images.shape[-2:], centre.to(images.device).T, strict=True):
+        offset = torch.arange(size, device=images.device) - middle[:, None]
+        inside.append((offset >= -(length // 2)) & (offset < length // 2))
+    return images.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+
+
+class StrongLoader:
+    """A loader whose batches carry `strong_images` (B, 3, H, W), float32, normalised, channels last in memory.
+
+    The strong view is a crop and flip drawn as those of the first view but independently, RandAugment and Cutout. What
+    is drawn for an image depends on (seed, epoch) and its position in the data set alone.
+
+    Args:
+        loader: the loader to wrap, a MemoryLoader or one around it.
+        operations: of RandAugment for each image, n >= 0.
+        magnitude: of the operations, 0 to 30.
+        hole: side of Cutout's hole in pixels, even, 0 for none.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, loader: MemoryLoader | ContrastLoader, operations: int = 2, magnitude: float = 10, hole: int = 16
+    ):
+        if not 0 <= magnitude <= MAGNITUDES:
+            raise ValueError(f"a magnitude of {magnitude} is not between 0 and {MAGNITUDES}")
+        if operations < 0 or hole < 0 or hole % 2:
+            raise ValueError(f"{operations} operations and a hole of {hole} must not be negative, and the hole even")
+        self.loader, self.operations, self.magnitude, self.hole = loader, operations, magnitude, hole
+        self.source = loader
+        while not isinstance(self.source, MemoryLoader):
+            self.source = self.source.loader
+        self.samples, self.batch_size, self.device = loader.samples, loader.batch_size, loader.device
+        self.seed = self.source.seed
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration goes through."""
+        return self.source.epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 1, that the next iteration goes through."""
+        self.loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = epoch_generator(self.seed, self.epoch, stream=3)
+        drawn = draw(self.samples, self.operations, self.source.side, generator)
+        for batch in self.loader:
+            # taken from the entry, which is on the CPU like the draws: no wait for the device
+            batch.strong_images = self._strong(batch.index, drawn.of(batch.entry // VIEWS))
+            yield batch
+
+    def _strong(self, index: Tensor, draws: Draws) -> Tensor:
+        pixels = self.source.raw(index, draws.view.to(self.device))
+        return cutout(self.source.normalise(rand_augment(pixels, draws, self.magnitude)), draws.hole, self.hole)

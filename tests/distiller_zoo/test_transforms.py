@@ -1,0 +1,214 @@
+"""What is done to logits before a loss compares them: properties, and every combination on the command line."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from distiller_zoo import (
+    CurriculumTemperature,
+    DistillKL,
+    Shapes,
+    registry,
+    reversal_strength,
+    sort_logits,
+    standardise,
+    transform_registry,
+)
+from distiller_zoo.base import LogitPair, Output, Step
+from helper.options import student_options
+
+COMBINATIONS = [c for n in range(1, len(transform_registry) + 1) for c in itertools.combinations(transform_registry, n)]
+
+
+@st.composite
+def logits(draw, rounded=True):
+    batch, classes = draw(st.integers(1, 5)), draw(st.integers(2, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    z = draw(st.sampled_from([0.1, 1.0, 30.0])) * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
+    if rounded and draw(st.booleans()):
+        z = z.round()
+    return z, torch.randint(classes, (batch,), generator=generator)
+
+
+def literal_sort(row, label):
+    """One row, by the words of the paper: the label takes the maximum, the others keep their order."""
+    others = sorted((c for c in range(len(row)) if c != label), key=lambda c: -row[c])
+    values = sorted(row, reverse=True)
+    result = [0.0] * len(row)
+    for c, value in zip([label, *others], values, strict=True):
+        result[c] = value
+    return result
+
+
+@settings(deadline=None)
+@given(logits())
+def test_sort_is_the_paper_s(problem):
+    z, target = problem
+    assert sort_logits(z, target).tolist() == [
+        literal_sort(r, y) for r, y in zip(z.tolist(), target.tolist(), strict=True)
+    ]
+
+
+@settings(deadline=None)
+@given(logits())
+def test_sort_keeps_the_values_puts_the_label_first_and_is_idempotent(problem):
+    z, target = problem
+    result = sort_logits(z, target)
+    assert torch.equal(result.sort(dim=1).values, z.sort(dim=1).values)
+    assert torch.equal(result.gather(1, target[:, None])[:, 0], z.amax(1))
+    assert torch.equal(sort_logits(result, target), result)
+
+
+@settings(deadline=None)
+@given(logits(rounded=False))
+def test_sort_leaves_a_teacher_that_is_right_alone(problem):
+    z, _ = problem
+    assert torch.equal(sort_logits(z, z.argmax(1)), z)
+
+
+def test_sort_examples():
+    z = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).repeat(3, 1)
+    expected = torch.tensor([[4.0, 3.0, 1.0, 2.0], [1.0, 4.0, 2.0, 3.0], [1.0, 3.0, 4.0, 2.0]])
+    assert torch.equal(sort_logits(z, torch.tensor([0, 1, 2])), expected)
+
+
+@settings(deadline=None)
+@given(logits(rounded=False), st.floats(0.1, 100), st.floats(-50, 50))
+def test_standardising_forgets_scale_and_shift(problem, scale, shift):
+    z, target = problem
+    assume((z.std(dim=1) > 0.05).all())
+    torch.testing.assert_close(standardise(scale * z + shift), standardise(z), rtol=1e-4, atol=1e-5)
+    result = standardise(z)
+    torch.testing.assert_close(result.mean(1), torch.zeros(len(z), dtype=z.dtype), rtol=0, atol=1e-9)
+    torch.testing.assert_close(result.std(1), torch.ones(len(z), dtype=z.dtype), rtol=1e-5, atol=0)
+    # both monotone per row, they commute
+    torch.testing.assert_close(standardise(sort_logits(z, target)), sort_logits(result, target), rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(logits(), st.floats(0.5, 20))
+def test_no_kl_is_negative_and_equality_gives_zero(problem, T):
+    z, target = problem
+    other = sort_logits(z.flip(1), target)
+    assert DistillKL(T)(standardise(z), standardise(other)).item() >= -1e-12
+    assert DistillKL(T)(z, z.clone()).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_curriculum():
+    values = [reversal_strength(epoch, 10) for epoch in range(1, 15)]
+    assert values[0] == pytest.approx(-(1 - math.cos(math.pi / 10)) / 2)
+    assert values[9:] == [-1.0] * 5
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "wsld", "ldrld"])
+def test_the_temperature_s_gradient_is_reversed_and_scaled(name):
+    """Against a finite difference of the loss in theta."""
+    generator = torch.Generator().manual_seed(0)
+    s, t = (2 * torch.randn(6, 12, generator=generator, dtype=torch.float64) for _ in "st")
+    target = torch.randint(12, (6,), generator=generator)
+    method = registry[name].build(Shapes([], [], 12, 6)).double()
+    module = CurriculumTemperature(Shapes([], [], 12, 6), decay_loops=4).double()
+
+    def loss(theta, epoch=3):
+        pair = torch.func.functional_call(module, {"theta": theta}, (LogitPair(s, t, target, 4.0, epoch),))
+        return sum(method.logit_terms(pair).values())
+
+    theta = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(loss(theta), theta)
+    slope = (loss(theta.detach() + 1e-5) - loss(theta.detach() - 1e-5)) / 2e-5
+    assert found.item() == pytest.approx(reversal_strength(3, 4) * slope.item(), rel=1e-5)
+    assert found.item() * slope.item() < 0
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "wsld", "ldrld", "hint"])
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_every_subset_goes_with_every_logit_loss(name, combination):
+    generator = torch.Generator().manual_seed(1)
+    s, t = (torch.randn(8, 12, generator=generator) for _ in "st")
+    s.requires_grad_(True)
+    shapes = Shapes([torch.Size((8, 4, 4, 4))] * 4, [torch.Size((8, 4, 4, 4))] * 4, 12, 8)
+    method = registry[name].build(shapes)
+    plain = method.logit_terms(LogitPair(s, t, torch.arange(8), method.temperature, 3))
+    for flag in combination:
+        method.transforms.append(transform_registry[flag](shapes))
+    method.feature_terms = lambda step: {}
+    step = Step(Output(s), Output(t), torch.arange(8), torch.arange(8), epoch=3)
+    terms = method(step)
+    added = {term for flag in combination for term in transform_registry[flag].weighs}
+    assert terms.keys() == {"cls", *plain, *added}
+    assert all(terms[key].shape == () and terms[key].isfinite() for key in terms)
+    assert any(terms[key].item() != pytest.approx(plain[key].item(), rel=1e-4) for key in plain)
+    sum(terms[key] for key in plain).backward()
+    assert s.grad.isfinite().all()
+    assert s.grad.abs().sum() > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.transforms.parameters())
+
+
+FLAGS = ("--model_s", "resnet8", "--dataset", "shapes100", "--epochs", 2, "--warmup_epochs", 0, "--quiet")
+
+
+@pytest.fixture
+def distil(call, teacher, tmp_path, small_data):
+    def run(*arguments, save="save"):
+        return call("train_student", *FLAGS, "--path_t", teacher, "--save_folder", tmp_path / save, *arguments)
+
+    return run
+
+
+def test_a_learned_temperature_is_logged_and_resumed(distil, tmp_path):
+    assert distil("--distill", "kd", "--sort", "--curriculum_T", "--t_end", 10, "--decay_loops", 1).code == 0
+    (folder,) = (tmp_path / "save" / "student_model").iterdir()
+    temperatures = [json.loads(line)["temperature"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(temperatures)) == 2
+    assert all(1 < T < 11 for T in temperatures)
+    assert all(part in folder.name for part in ("_sort-on_", "_curriculum_T-on_", "_t_end-10.0_", "_decay_loops-1_"))
+    assert "theta" in "".join(torch.load(folder / "resume.pth", weights_only=True)["step"])
+    student = torch.load(folder / "resnet8_last.pth", weights_only=True)["model"]
+    assert not any("theta" in key for key in student)
+
+
+def test_the_papers_own_flags(distil, tmp_path):
+    assert distil("--distill", "kd", "--logit-stand", "--base-temp", 2, "--kd-weight", 9, save="paper").code == 0
+    assert distil("--distill", "kd", "--logit_stand", "--kd_T", 2, "-a", 9, save="ours").code == 0
+    (paper,), (ours,) = ((tmp_path / name / "student_model").iterdir() for name in ("paper", "ours"))
+    assert paper.name == ours.name
+    assert paper.name.count("kd_T-2.0") == paper.name.count("logit_stand-on") == paper.name.count("a-9.0") == 1
+    lines = [(folder / "metrics.jsonl").read_text() for folder in (paper, ours)]
+    losses = [[json.loads(line)["train_loss"] for line in text.splitlines()] for text in lines]
+    assert losses[0] == losses[1]
+
+
+def test_a_weight_of_several_terms_is_a_factor(distil, tmp_path):
+    assert distil("--distill", "dkd", "--logit-stand", "--kd-weight", 9).code == 0
+    (folder,) = (tmp_path / "save" / "student_model").iterdir()
+    options = json.loads((folder / "options.json").read_text())
+    assert (options["r"], options["a"], options["b"]) == (1.0, 9.0, 72.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--distill", "hint", "--sort"), "--sort has no effect while -a is 0"),
+        (("--t_end", 5), "--t_end is a flag of --curriculum_T, which is not given"),
+        (("--curriculum_T", "--kd_T", 2), "--kd_T 2.0 has no effect with --curriculum_T"),
+        (("--curriculum_T", "--t_start", 0), "--t_start"),
+        (("--curriculum_T", "--decay_loops", -1), "--decay_loops"),
+        (("--kd-weight", 9, "-a", 1), "--kd-weight and -a"),
+        (("--kd-weight", -9), "kd_weight"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(distil, tmp_path, assert_one_line_error, arguments, words):
+    assert_one_line_error(distil("--distill", "kd", *arguments), words, save_folder=tmp_path / "save")
+
+
+@pytest.mark.parametrize("name", list(registry))
+def test_flags_of_transforms_and_methods_do_not_collide(name):
+    opt, method = student_options(["--distill", name])
+    assert list(opt.transforms) == list(method.build.implies)
+    assert method.name == name
