@@ -16,22 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, kl_divergence, kl_divergence_without
+from .functional import MASKED, kl_divergence
 from .ramps import warm_up
 
 __all__ = ["DKD", "DecoupledKD", "dkd_terms"]
-
-
-def target_or_rest(logits: Tensor, target: Tensor) -> Tensor:
-    """Two logits (B, 2) whose softmax is the probability of the label and that of all other classes together.
-
-    Args:
-        logits: (B, C), C >= 2.
-        target: (B,) labels.
-    """
-    label = target.unsqueeze(1)
-    rest = logits.scatter(1, label, MASKED).logsumexp(dim=1, keepdim=True)
-    return torch.cat([logits.gather(1, label), rest], dim=1)
 
 
 def dkd_terms(
@@ -48,10 +36,15 @@ def dkd_terms(
         TCKD, the KL of the two-point distribution (label, rest), and NCKD, the KL over the other C - 1 classes, each
         side renormalised over them. Scalars, means over the batch.
     """
-    s, t = (target_or_rest(z / temperature, target) for z in (logits_student, logits_teacher))
-    tckd = kl_divergence(s, t) * temperature**2
-    nckd = kl_divergence_without(logits_student, logits_teacher, target.unsqueeze(1), temperature)
-    return tckd, nckd
+    label = target.unsqueeze(1)
+    scaled = logits_student / temperature, logits_teacher / temperature
+    rest = [z.scatter(1, label, MASKED) for z in scaled]
+    # two logits whose softmax is the probability of the label and that of all other classes together
+    points = [
+        torch.cat([z.gather(1, label), r.logsumexp(dim=1, keepdim=True)], dim=1)
+        for z, r in zip(scaled, rest, strict=True)
+    ]
+    return kl_divergence(*points) * temperature**2, kl_divergence(*rest) * temperature**2
 
 
 class DKD(nn.Module):

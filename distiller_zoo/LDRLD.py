@@ -11,14 +11,15 @@ differ.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import kl_divergence, kl_divergence_without
+from .functional import MASKED, divergence_and_gradients, kl_divergence, same_type
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -39,12 +40,104 @@ def adaptive_decay_weights(k: int, epsilon: float = 1.5, delta: float = 2.0, dec
     return delta * torch.exp(-decay * (i + j)) / (epsilon + j - i)
 
 
+def _pairs_and_gradients(
+    s: Tensor, t: Tensor, weights: Tensor, for_teacher: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weighted sum of the KL of all pairs of logits (B, k), and its gradients; weights (k, k), symmetric, diagonal 0.
+
+    The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
+    """
+    d_s, d_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (s, t))
+    # KL(p‖q) of Bernoullis p = sigmoid(d_t), q = sigmoid(d_s); log(1 - sigmoid(d)) = logsigmoid(d) - d
+    p_s, p_t = d_s.sigmoid(), d_t.sigmoid()
+    log_ratio = F.logsigmoid(d_t).sub_(F.logsigmoid(d_s))
+    gap = d_s.sub_(d_t)
+    grad_t = (p_t * (p_t - 1) * gap * weights).sum(2) if for_teacher else None
+    total = log_ratio.addcmul_(1 - p_t, gap).mul_(weights).sum() / 2  # each pair is there twice
+    return total, p_s.sub_(p_t).mul_(weights).sum(2), grad_t
+
+
+class _Relations(torch.autograd.Function):
+    """Both terms of LDRLD, scalars, with T² and the mean over the batch.
+
+    As in the divergence that all losses share, the gradient is at hand when the values are. That of the selected logits
+    fills the places where that of the others is 0, so that one tensor (B, C) holds both.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        top: Tensor,
+        weights: Tensor,
+        full_weight: float,
+        subsets: int,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Of logits (B, C) of one type and the selected classes (B, k)."""
+        for_teacher = ctx.needs_input_grad[1]
+        s, t = student / temperature, teacher / temperature
+        top_s, top_t = s.gather(1, top), t.gather(1, top)
+        pairs, *pair_grads = _pairs_and_gradients(top_s, top_t, weights, for_teacher)
+        sets = (top_s, top_t), (s.scatter_(1, top, MASKED), t.scatter_(1, top, MASKED))
+        (full, *full_grads), (rest, *rest_grads) = (
+            divergence_and_gradients(F.log_softmax(s, dim=1), F.log_softmax(t, dim=1), for_teacher) for s, t in sets
+        )
+        grads = zip(pair_grads, full_grads, strict=True)
+        local_grads = [None if p is None else p.add_(f, alpha=full_weight) for p, f in grads]
+        ctx.save_for_backward(top, *local_grads, *rest_grads)
+        slope = temperature / len(student)
+        ctx.slopes = slope / subsets, slope
+        local = pairs.add_(full, alpha=full_weight)
+        return local.mul_(temperature * slope / subsets), rest.mul_(temperature * slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_local: Tensor, grad_rest: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of student and teacher logits."""
+        top, *grads = ctx.saved_tensors
+        grad_local, grad_rest = grad_local * ctx.slopes[0], grad_rest * ctx.slopes[1]
+        sides = zip(grads[:2], grads[2:], strict=True)
+        merged = (None if r is None else (r * grad_rest).scatter_(1, top, f * grad_local) for f, r in sides)
+        return *merged, None, None, None, None, None
+
+
+# weights of the pairs (k, k) and of the full set, and the number that the weighted sum is divided by
+Weights = tuple[Tensor, float, int]
+
+
+def _subset_weights(pair_weights: Tensor, k: int, form: str) -> Weights:
+    """From `adaptive_decay_weights` and the form of `local_dense_relations`."""
+    i, j = torch.triu_indices(k, k, offset=1, device=pair_weights.device)
+    square = pair_weights.new_zeros(k, k)
+    square[i, j] = square[j, i] = pair_weights
+    if form == "paper":
+        return square, 1.0, 1
+    return square, float(pair_weights[0]) if k == 2 else 1.0, len(pair_weights) + 1
+
+
+def _relations(
+    student: Tensor, teacher: Tensor, top: Tensor, weights: Weights, temperature: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Local and remaining term of logits (B, C); the latter is 0 where all classes are selected."""
+    student, teacher = same_type(student, teacher)
+    square, *others = weights
+    if isinstance(temperature, Tensor):  # it may be learned: its gradient goes through the division
+        student, teacher = student / temperature, teacher / temperature
+        local, rest = _Relations.apply(student, teacher, top, square.to(student), *others, 1.0)
+        return local * temperature**2, rest * temperature**2
+    return _Relations.apply(student, teacher, top, square.to(student), *others, temperature)
+
+
 def local_dense_relations(
-    student: Tensor, teacher: Tensor, pair_weights: Tensor, temperature: float, form: Literal["code", "paper"] = "code"
+    student: Tensor,
+    teacher: Tensor,
+    pair_weights: Tensor,
+    temperature: float | Tensor,
+    form: Literal["code", "paper"] = "code",
 ) -> Tensor:
     """Weighted KL of every pair of the selected logits, plus the KL over all of them.
-
-    The pair (i, j) is a Bernoulli problem with probability sigmoid((z_i - z_j)/T), so its KL needs no softmax.
 
     Args:
         student: the k selected logits (B, k) in the order of their ranks.
@@ -58,16 +151,8 @@ def local_dense_relations(
         A scalar, mean over the batch.
     """
     k = student.shape[1]
-    i, j = torch.triu_indices(k, k, offset=1, device=student.device)
-    d_s, d_t = ((z[:, i] - z[:, j]) / temperature for z in (student, teacher))
-    # KL(p‖q) of Bernoullis p = sigmoid(d_t), q = sigmoid(d_s); log(1 - sigmoid(d)) = logsigmoid(d) - d
-    kl = F.logsigmoid(d_t) - F.logsigmoid(d_s) + torch.sigmoid(-d_t) * (d_s - d_t)
-    pairs = kl.mean(0) @ pair_weights.to(kl) * temperature**2
-    full = kl_divergence(student, teacher, temperature)
-    if form == "paper":
-        return pairs + full
-    full_weight = pair_weights[0] if k == 2 else 1.0
-    return (pairs + full_weight * full) / (len(pair_weights) + 1)
+    ranks = torch.arange(k, device=student.device).expand_as(student)
+    return _relations(student, teacher, ranks, _subset_weights(pair_weights, k, form), temperature)[0]
 
 
 class LDRLD(nn.Module):
@@ -102,20 +187,18 @@ class LDRLD(nn.Module):
         super().__init__()
         self.alpha, self.beta, self.ce_loss_weight = alpha, beta, ce_loss_weight
         self.k, self.temperature, self.topk_from, self.form = k, temperature, topk_from, form
-        self.register_buffer("weights", adaptive_decay_weights(k, epsilon, delta, decay), persistent=False)
+        pairs, *self.other_weights = _subset_weights(adaptive_decay_weights(k, epsilon, delta, decay), k, form)
+        self.register_buffer("pair_weights", pairs, persistent=False)
 
     def terms(self, logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The unweighted local and remaining terms, scalars, of logits (B, C) at a temperature T > 0."""
         chosen = logits_student if self.topk_from == "student" else logits_teacher
         top = chosen.detach().topk(self.k, dim=1).indices
-        local = local_dense_relations(
-            logits_student.gather(1, top), logits_teacher.gather(1, top), self.weights, temperature, self.form
-        )
-        if self.k < logits_student.shape[1]:
-            return local, kl_divergence_without(logits_student, logits_teacher, top, temperature)
-        if self.form == "paper":
-            return local, logits_student.new_zeros(())
-        return local, kl_divergence(logits_student, logits_teacher, temperature)
+        weights = (self.pair_weights, *self.other_weights)
+        local, rest = _relations(logits_student, logits_teacher, top, weights, temperature)
+        if self.k == logits_student.shape[1] and self.form == "code":
+            rest = kl_divergence(logits_student, logits_teacher, temperature)
+        return local, rest
 
     def forward(self, logits_student: Tensor, logits_teacher: Tensor, target: Tensor) -> Tensor:
         """Total loss, a scalar, of logits (B, C) and labels (B,)."""

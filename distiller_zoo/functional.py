@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Stands in for -inf: far below any logit, yet a difference of two of them is 0 and not NaN.
 MASKED = -1e30
+
+
+def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sum of KL(t ‖ s) of log-probabilities (..., C), which are overwritten, and its gradients by their logits.
+
+    Args:
+        log_s, log_t: of student and teacher, of one type.
+        for_teacher: whether the second gradient is wanted; it is None otherwise.
+    """
+    p_t = log_t.exp()
+    log_ratio = log_t.sub_(log_s)
+    grad_t = p_t * (log_ratio - (p_t * log_ratio).sum(-1, keepdim=True)) if for_teacher else None
+    total = log_ratio.mul_(p_t).sum()
+    return total, log_s.exp_().sub_(p_t), grad_t
+
+
+class _Divergence(torch.autograd.Function):
+    """factor·T²·KL of softmaxes at temperature T over the last dimension, summed over the others.
+
+    The gradient p_s - p_t is a by-product of the value, so that no graph is kept, and large tensors are reused in
+    place: writing and reading them is what takes the time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, factor: float) -> Tensor:
+        """A scalar of logits (..., C) of one type."""
+        log_s, log_t = (F.log_softmax(z if temperature == 1 else z / temperature, dim=-1) for z in (student, teacher))
+        total, *gradients = divergence_and_gradients(log_s, log_t, for_teacher=ctx.needs_input_grad[1])
+        ctx.save_for_backward(*gradients)
+        ctx.slope = factor * temperature
+        return total * (factor * temperature**2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of student and teacher logits."""
+        slope = grad * ctx.slope
+        return *(None if gradient is None else gradient * slope for gradient in ctx.saved_tensors), None, None
+
+
+def same_type(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their types."""
+    wide = torch.promote_types(student.dtype, teacher.dtype)
+    return student.to(wide), teacher.to(wide)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -20,23 +68,9 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor 
     Returns:
         A scalar >= 0.
     """
-    log_s = F.log_softmax(student / temperature, dim=-1)
-    log_t = F.log_softmax(teacher / temperature, dim=-1)
-    total = F.kl_div(log_s, log_t, reduction="sum", log_target=True)
-    return total * temperature**2 * student.shape[-1] / student.numel()
-
-
-def kl_divergence_without(
-    student: Tensor, teacher: Tensor, excluded: Tensor, temperature: float | Tensor = 1.0
-) -> Tensor:
-    """`kl_divergence` over the classes that are not excluded, each side renormalised over them.
-
-    Args:
-        student, teacher: logits (B, C).
-        excluded: (B, k) classes to leave out of each sample, k < C.
-        temperature: T > 0.
-
-    Returns:
-        A scalar >= 0.
-    """
-    return kl_divergence(student.scatter(1, excluded, MASKED), teacher.scatter(1, excluded, MASKED), temperature)
+    student, teacher = same_type(student, teacher)
+    factor = student.shape[-1] / student.numel()
+    if isinstance(temperature, Tensor):  # it may be learned: its gradient goes through the division
+        scaled = student / temperature, teacher / temperature
+        return _Divergence.apply(*scaled, 1.0, factor) * temperature**2
+    return _Divergence.apply(student, teacher, temperature, factor)
