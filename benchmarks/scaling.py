@@ -1,0 +1,165 @@
+"""How time and memory grow with the sizes of the problem.
+
+    python -m benchmarks.scaling --dataset noise                                  # loss, step, loader
+    python -m benchmarks.scaling --what loss --batches 64 --classes 100,21000 --ks 2,7,20 --threads 1
+
+- loss: LDRLD, value and gradient, against its literal version, over batch size, number of classes C, and k, one of them
+  at a time. The literal version is left out where it would fill more than LITERAL_ELEMENTS numbers for each of its
+  softmaxes together.
+- step: a training step with LDRLD over batch size, the teacher's logits computed and from a full cache.
+- loader: augmented batches of the in-memory loader over batch size.
+
+Memory is what the forward pass keeps for the backward pass, each storage once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from distiller_zoo import LDRLD
+from helper.errors import UserError, run_command
+from helper.options import OneLineParser
+from helper.precision import Precision
+
+from . import plain
+from .timing import interleave, limited_memory, machine, milliseconds
+from .train_step import Product, add_step, full_batches, make_pair, memory_loader, start, step_ms
+
+PARTS = ("loss", "step", "loader")
+PAIRS = "resnet32x4-resnet8x4"
+BATCH, CLASSES, K = 64, 100, 7  # where they are not what varies
+LITERAL_ELEMENTS = 5e7
+
+
+def kept_bytes(run: Callable[[], object]) -> int:
+    """Bytes of the storages that the computations of a run keep for their backward passes."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+def mib(size: int) -> str:
+    return f"{size / 2**20:.2f}"
+
+
+def loss_line(batch: int, classes: int, k: int, device: torch.device, opt: argparse.Namespace) -> str:
+    """Time and memory of both versions of the loss for logits (batch, classes)."""
+    columns = f"{batch:>6}{classes:>8}{k:>5}"
+    torch.manual_seed(0)
+    z_s, z_t = (2 * torch.randn(batch, classes, device=device) for _ in range(2))
+    z_s.requires_grad_()
+    target = torch.randint(classes, (batch,), device=device)
+    w = plain.published_weights("ldrld")
+    loss = LDRLD(w.a, w.b, k, w.T, w.r).to(device)
+    literal_loss = plain.ldrld_loss(plain.Weights(w.r, w.a, w.b, w.T, k))
+
+    def own() -> Tensor:
+        return loss(z_s, z_t, target)
+
+    def literal() -> Tensor:
+        return literal_loss(z_s, z_t, target)
+
+    def with_gradient(forward: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(forward(), z_s)
+
+    if (k * (k - 1) / 2 + 2) * batch * classes > LITERAL_ELEMENTS:
+        c = interleave(with_gradient(own), with_gradient(own), opt.repeats, 1, device, opt.seconds)
+        return f"{columns}{'-':>12}{c.b_ms:>10.3f}{'-':>8}  {'-':<15}{'-':>12}{mib(kept_bytes(own)):>10}"
+    c = interleave(with_gradient(literal), with_gradient(own), opt.repeats, 1, device, opt.seconds)
+    spread = f"{c.low:.1f} to {c.high:.1f}"
+    memory = f"{mib(kept_bytes(literal)):>12}{mib(kept_bytes(own)):>10}"
+    return f"{columns}{c.a_ms:>12.3f}{c.b_ms:>10.3f}{c.ratio:>8.1f}  {spread:<15}{memory}"
+
+
+def loss_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """Batch size, classes and k, one after the other."""
+    print(f"\nLDRLD with its gradient\n{'B':>6}{'C':>8}{'k':>5}{'literal ms':>12}{'ours ms':>10}{'ratio':>8}", end="")
+    print(f"  {'10 to 90 %':<15}{'literal MiB':>12}{'ours MiB':>10}")
+    sizes = [(batch, CLASSES, K) for batch in opt.batches]
+    sizes += [(BATCH, classes, min(K, classes)) for classes in opt.classes]
+    sizes += [(BATCH, CLASSES, k) for k in opt.ks]
+    with limited_memory():
+        for size in dict.fromkeys(sizes):
+            print(loss_line(*size, precision.device, opt), flush=True)
+
+
+def step_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """A training step of each pair over batch size."""
+    train, _ = plain.read_images(opt)
+    for names in opt.pairs:
+        print(
+            f"\nstep of {' -> '.join(names)} on {opt.dataset}, {precision.name}\n{'':>6}{'logits computed':>22}", end=""
+        )
+        print(f"{'full cache':>22}\n{'B':>6}{'ms':>12}{'img/s':>10}{'ms':>12}{'img/s':>10}{'kept MiB':>12}")
+        for batch in opt.batches:
+            loader = memory_loader(train, batch, precision.device)
+            product = Product(make_pair(names, loader, opt.path_t), loader, precision, opt.compile)
+            times = [step_ms(product, share, opt.steps, opt.repeats) for share in (None, 1.0)]
+            columns = "".join(f"{ms:>12.2f}{1000 * batch / ms:>10.1f}" for ms in times)
+            kept = kept_bytes(lambda product=product: product.run(1))
+            print(f"{batch:>6}{columns}{mib(kept):>12}", flush=True)
+
+
+def loader_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """The in-memory loader over batch size; a time is the best of a few."""
+    train, _ = plain.read_images(opt)
+    print(f"\nin-memory loader, {len(train.labels):,} images of {opt.dataset}\n{'B':>6}{'ms':>12}{'img/s':>10}")
+    for batch in opt.batches:
+        batches = full_batches(memory_loader(train, batch, precision.device), epoch=1)
+
+        def block(batches=batches) -> None:
+            deque(itertools.islice(batches, opt.steps), maxlen=0)
+
+        block()
+        ms = min(milliseconds(block, 1, precision.device) for _ in range(opt.repeats)) / opt.steps
+        print(f"{batch:>6}{ms:>12.3f}{1000 * batch / ms:>10.0f}", flush=True)
+
+
+TABLES = {"loss": loss_table, "step": step_table, "loader": loader_table}
+
+
+def part_names(text: str) -> list[str]:
+    if unknown := [word for word in text.split(",") if word not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(PARTS)}")
+    return text.split(",")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and print the tables."""
+    parser = OneLineParser(prog="python -m benchmarks.scaling", description="Time and memory over the sizes.")
+    sizes = {
+        "batches": ([16, 64, 256, 1024], "batch sizes, of all tables"),
+        "classes": ([10, 100, 1000, 10_000, 21_000], "of the loss"),
+        "ks": ([2, 4, 7, 10, 20, 50], "of the loss"),
+    }
+    parser.add_argument("--what", type=part_names, default=list(PARTS), metavar="A,B", help=f"of {', '.join(PARTS)}")
+    for name, (default, text) in sizes.items():
+        shown = f"{text} ({','.join(map(str, default))})"
+        parser.add_argument(f"--{name}", type=plain.positives, default=default, metavar="N,N", help=shown)
+    parser.add_argument("--seconds", type=float, default=5, metavar="S", help="for a line of the loss, about (5)")
+    add_step(parser, PAIRS, repeats=10)
+    opt = parser.parse_args(arguments)
+    if bad := [k for k in opt.ks if not 2 <= k <= CLASSES] + [c for c in opt.classes if c < 2]:
+        raise UserError(f"--ks must be from 2 to {CLASSES} and --classes from 2, but {bad[0]} is not")
+    precision = start(opt)
+    print(machine(precision.device))
+    for part in opt.what:
+        TABLES[part](opt, precision)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
