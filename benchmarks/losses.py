@@ -19,6 +19,7 @@ import argparse
 import functools
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -231,12 +232,15 @@ def bench(name: str, sizes: Sizes, opt: argparse.Namespace) -> bool:
     columns = f"{name:<12} {sizes.batch:>5} {sizes.classes if depends_on_classes(name) else 'features':>9}"
     try:
         case = make_case(name, sizes, opt.device)
+        start = time.perf_counter()
         error = difference(case)
+        slow = time.perf_counter() - start > opt.seconds  # one pair then says it: the noise is of shorter runs
         if error > TOLERANCE:
             print(f"{columns} the versions differ by {error:.1e} of the largest entry", flush=True)
             return False
         literal_run, own_run = (lambda f=f: gradients(f(), case.leaves) for f in (case.literal, case.ours))
-        c = interleave(literal_run, own_run, opt.repeats, 1, opt.device, opt.seconds, BLOCK_MS)
+        repeats, warmup = (1, 0) if slow else (opt.repeats, 1)
+        c = interleave(literal_run, own_run, repeats, warmup, opt.device, opt.seconds, BLOCK_MS)
     except (RuntimeError, MemoryError) as problem:
         if isinstance(problem, RuntimeError) and "memory" not in str(problem):
             raise
@@ -258,7 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=numbers, default=[64, 256], metavar="N,N", help="batch sizes (64,256)")
     parser.add_argument("--classes", type=numbers, default=[100, 1000], metavar="N,N", help="(100,1000)")
     parser.add_argument("--repeats", type=int, default=100, metavar="N", help="pairs of runs at most (100)")
-    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="for a line, about (10)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10,
+        metavar="S",
+        help="for a line, about (10); one pair where a run takes longer",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of torch (its default)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), metavar="NAME", help="(cpu)")
     opt = parser.parse_args(arguments)
