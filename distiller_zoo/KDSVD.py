@@ -33,7 +33,8 @@ class _RightVectors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        # in here, where it costs no backward pass
+        u, s, vh = torch.linalg.svd(x.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
         vectors, values = vh[:, :n].mT.contiguous(), s[:, :n].clone()
         ctx.save_for_backward(u, s, vh)
         ctx.mark_non_differentiable(values)
@@ -69,7 +70,7 @@ def right_singular_vectors(f: Tensor, n: int) -> tuple[Tensor, Tensor]:
         vectors get no gradient along each other. Entries that are not finite count as 0: the loop reports a network
         that diverged.
     """
-    return _RightVectors.apply(f.flatten(2).mT.nan_to_num(0.0, 0.0, 0.0), n)
+    return _RightVectors.apply(f.flatten(2).mT, n)
 
 
 def align_vectors(student: Tensor, teacher: Tensor) -> Tensor:
