@@ -46,7 +46,8 @@ def label_of(options: dict[str, Any]) -> str:
     if "distill" not in options:
         return f"{options['model']}, from labels"
     weights = " ".join(f"-{flag} {options[flag]:g}" for flag in "rab" if options.get(flag) is not None)
-    return f"{options['model_s']}, {options['distill']} {weights}"
+    transforms = "".join(f" +{name}" for name in options.get("transforms", {}))
+    return f"{options['model_s']}, {options['distill']} {weights}{transforms}"
 
 
 def read_cells(save_folder: Path, dataset: str) -> list[Cell]:

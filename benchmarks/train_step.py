@@ -479,7 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain_loop.train_stretch(train, opt.batch, opt.workers, opt.steps),
         (
             plain_loop.test_batches(test, opt.batch, opt.workers),
-            memory_loader(test, EVALUATION_BATCH, precision.device, train=False),
+            memory_loader(test, EVALUATION_BATCH[precision.device.type], precision.device, train=False),
         ),
         precision,
     )

@@ -29,7 +29,7 @@ __all__ = [
     "get_dataset",
 ]
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = {"cpu": 200, "cuda": 1000}  # on a CPU, larger ones leave its caches
 TrainLoader = MemoryLoader | ContrastLoader | StrongLoader
 
 
@@ -109,7 +109,7 @@ def get_dataset(
     look = (entry.mean, entry.std)
     return Data(
         MemoryLoader(train, *look, batch_size, device, train=True, seed=seed),
-        MemoryLoader(test, *look, EVALUATION_BATCH, device, train=False),
+        MemoryLoader(test, *look, EVALUATION_BATCH[device.type], device, train=False),
         entry.classes,
         notes,
     )

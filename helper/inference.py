@@ -155,4 +155,5 @@ class Inference:
             lowered(images.to(self.precision.dtype))
         except (AttributeError, RuntimeError):
             return  # no classifier of its own, or an operation that mixes formats: autocast knows how
+        self.precision.spare_slow_operations(lowered)
         self.module, self.lowered = lowered, True

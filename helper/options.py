@@ -447,18 +447,25 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
         if option.type is float:
             _check(opt, option.name, -math.inf)
     opt.method_options = {option.name: getattr(opt, option.name) for option in method.options()}
-    opt.differs = _differences(opt, defaults)
-    given = {option.name: opt.method_options[option.name] for option in method.options()}
-    published = {option.name: option.default for option in method.options()}
-    opt.differs |= {name: value for name, value in given.items() if value != published[name]}
-    if opt.kd_T != _temperature(method):
-        opt.differs["kd_T"] = opt.kd_T
-    for name, options in opt.transforms.items():
-        defaults = {option.name: option.default for option in constructor_options(transform_registry[name])}
-        opt.differs |= {name: "on", **{key: value for key, value in options.items() if value != defaults[key]}}
-    if opt.optimizer != "sgd":
-        opt.differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
+    opt.differs = {**_differences(opt, defaults), **_method_differences(opt, method)}
     return opt, method
+
+
+def _method_differences(opt: argparse.Namespace, method: Method) -> dict[str, Any]:
+    """What differs from the method as published: its options, temperature, logit transforms, optimizer."""
+
+    def changed(given: Mapping[str, Any], known: Sequence[Option]) -> dict[str, Any]:
+        return {option.name: given[option.name] for option in known if given[option.name] != option.default}
+
+    differs = changed(opt.method_options, method.options())
+    if opt.kd_T != _temperature(method):
+        differs["kd_T"] = opt.kd_T
+    for name, options in opt.transforms.items():
+        differs |= {name: "on"} if name not in method.build.implies else {}
+        differs |= changed(options, constructor_options(transform_registry[name]))
+    if opt.optimizer != "sgd":
+        differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
+    return differs
 
 
 def describe(opt: argparse.Namespace) -> dict[str, Any]:

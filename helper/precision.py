@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from . import cpu_convolution
 from .errors import UserError
 
 LOW_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,13 +46,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(check() for check in checks if check)
 
 
-def _in_float32_for_training(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return forward(x)
-    with torch.autocast(x.device.type, enabled=False):
-        return forward(x.float()).to(x.dtype)
-
-
 @dataclass(frozen=True)
 class Precision:
     """Device and number format of the networks' forward passes; losses and master weights are always float32.
@@ -88,16 +80,9 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype if low else None, enabled=low and enabled)
 
     def spare_slow_operations(self, network: nn.Module) -> None:
-        """Let the operations of a network that the low format would slow down train in float32.
-
-        They are, on a CPU, the strided depthwise convolutions: their backward pass takes oneDNN six times as long in
-        bfloat16.
-        """
-        if self.device.type != "cpu" or self.dtype == torch.float32:
-            return
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and max(module.stride) > 1:
-                module.forward = functools.partial(_in_float32_for_training, module.forward)
+        """Let the operations of a network that the low format would slow down take another form; see `adapt`."""
+        if self.device.type == "cpu" and self.dtype != torch.float32:
+            cpu_convolution.adapt(network)
 
     def scaler(self) -> torch.amp.GradScaler:
         """What keeps the gradients of float16 above its smallest number; without effect in the other formats."""

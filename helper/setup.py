@@ -168,7 +168,7 @@ def open_cache(
 
 
 def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
-    """Compile what is trained, and run it once for nothing, so that the first epoch does not wait for the compiler.
+    """Compile what is trained, and run it for nothing, so that the first epoch does not wait for the compiler.
 
     Args:
         step: student and method; as before in the end.
@@ -181,8 +181,11 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     batch = next(iter(loader))
     step.compile(len(batch.target))
     step.train()
+    target = teacher(batch) if teacher else None
+    if teacher and teacher.cache:
+        teacher.cache.hit_rate()  # the first epoch's begins with its own first batch
     for epoch in (1, 2):  # a method that reads the epoch is compiled anew when it first changes
-        _, terms = step(batch, teacher(batch) if teacher else None, epoch)
+        _, terms = step(batch, target, epoch)
         sum(terms.values()).backward()
     step.load_state_dict(before)
     step.zero_grad(set_to_none=True)

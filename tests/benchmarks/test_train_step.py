@@ -60,6 +60,14 @@ COMMANDS = {
         f"{STEPS} --pairs resnet8-resnet8 --batch 8 --side 64 --copy 1",
         [r"bfloat16 [\d,]+ GFLOP/s", r"copy of 1 MiB: [\d.]+ GB/s", r"resnet8 -> resnet8( +[\d.]+){8}\n"],
     ),
+    "teacher": (
+        f"{TINY} --side 64",
+        [r"float32 +\d+\.\d+ +0\.0e\+00", r"bfloat16, folded +\d+\.\d+ +\d\.\de-\d+ +\d+\n"],
+    ),
+    "convolution": (
+        "--batch 4 --repeats 1 --threads 1 --side 64",
+        [r"512->512 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 32x32 depthwise, stride 2 "],
+    ),
     "scaling": (
         f"{STEPS} --pairs resnet8-resnet8 --batches 8 --classes 10 --ks 3 --seconds 0",
         [r"\n +64 +10 +7( +[\d.]+){3}", r"\n +8( +[\d.]+){5}\n", r"\n +8( +[\d.]+){2}\n"],
@@ -150,7 +158,7 @@ def test_parts_of_a_step_are_all_there(product: Product) -> None:
 def outputs(environment: dict[str, str], teacher: Path) -> dict[str, str]:
     """What each benchmark prints; one process runs all, since most of its time is torch's import."""
     commands = {
-        name: [*arguments.split(), *(["--path_t", str(teacher)] if name != "loader" else [])]
+        name: [*arguments.split(), *(["--path_t", str(teacher)] if name not in ("loader", "convolution") else [])]
         for name, (arguments, _) in COMMANDS.items()
     }
     done = subprocess.run(
