@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, divergence_and_gradients, kl_divergence, same_type
+from .functional import MASKED, divergence_and_gradients, kl_divergence, log_softmax_, same_type
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -48,13 +48,12 @@ def _pairs_and_gradients(
     The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
     """
     d_s, d_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (s, t))
-    # KL(p‖q) of Bernoullis p = sigmoid(d_t), q = sigmoid(d_s); log(1 - sigmoid(d)) = logsigmoid(d) - d
-    p_s, p_t = d_s.sigmoid(), d_t.sigmoid()
+    # KL of Bernoullis sigmoid(d_t) and sigmoid(d_s): a pair is there twice, as (i, j) and (j, i), once for each outcome
     log_ratio = F.logsigmoid(d_t).sub_(F.logsigmoid(d_s))
-    gap = d_s.sub_(d_t)
-    grad_t = (p_t * (p_t - 1) * gap * weights).sum(2) if for_teacher else None
-    total = log_ratio.addcmul_(1 - p_t, gap).mul_(weights).sum() / 2  # each pair is there twice
-    return total, p_s.sub_(p_t).mul_(weights).sum(2), grad_t
+    p_s, p_t = d_s.sigmoid(), d_t.sigmoid()
+    weighted = p_t * weights
+    grad_t = (weighted * (1 - p_t) * (d_t - d_s)).sum(2) if for_teacher else None
+    return log_ratio.mul_(weighted).sum(), p_s.mul_(weights).sub_(weighted).sum(2), grad_t
 
 
 class _Relations(torch.autograd.Function):
@@ -82,7 +81,7 @@ class _Relations(torch.autograd.Function):
         pairs, *pair_grads = _pairs_and_gradients(top_s, top_t, weights, for_teacher)
         sets = (top_s, top_t), (s.scatter_(1, top, MASKED), t.scatter_(1, top, MASKED))
         (full, *full_grads), (rest, *rest_grads) = (
-            divergence_and_gradients(F.log_softmax(s, dim=1), F.log_softmax(t, dim=1), for_teacher) for s, t in sets
+            divergence_and_gradients(log_softmax_(s), log_softmax_(t), for_teacher) for s, t in sets
         )
         grads = zip(pair_grads, full_grads, strict=True)
         local_grads = [None if p is None else p.add_(f, alpha=full_weight) for p, f in grads]

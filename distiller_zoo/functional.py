@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Stands in for -inf: far below any logit, yet a difference of two of them is 0 and not NaN.
 MASKED = -1e30
+
+
+def log_softmax_(z: Tensor) -> Tensor:
+    """Log-softmax of z over its last dimension, in z's own memory: large tensors cost more to allocate than to fill."""
+    return torch.log_softmax(z, -1, out=z)
 
 
 def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -20,11 +24,13 @@ def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) ->
         log_s, log_t: of student and teacher, of one type.
         for_teacher: whether the second gradient is wanted; it is None otherwise.
     """
-    p_t = log_t.exp()
-    log_ratio = log_t.sub_(log_s)
-    grad_t = p_t * (log_ratio - (p_t * log_ratio).sum(-1, keepdim=True)) if for_teacher else None
-    total = log_ratio.mul_(p_t).sum()
-    return total, log_s.exp_().sub_(p_t), grad_t
+    log_ratio = log_t - log_s
+    p_t, p_s = log_t.exp_(), log_s.exp_()
+    if for_teacher:
+        weighted = p_t * log_ratio
+        mean = weighted.sum(-1, keepdim=True)
+        return mean.sum(), p_s.sub_(p_t), weighted.sub_(p_t * mean)
+    return log_ratio.mul_(p_t).sum(), p_s.sub_(p_t), None
 
 
 class _Divergence(torch.autograd.Function):
@@ -37,7 +43,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, factor: float) -> Tensor:
         """A scalar of logits (..., C) of one type."""
-        log_s, log_t = (F.log_softmax(z if temperature == 1 else z / temperature, dim=-1) for z in (student, teacher))
+        log_s, log_t = (log_softmax_(z / temperature) for z in (student, teacher))
         total, *gradients = divergence_and_gradients(log_s, log_t, for_teacher=ctx.needs_input_grad[1])
         ctx.save_for_backward(*gradients)
         ctx.slope = factor * temperature
