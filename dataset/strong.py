@@ -243,9 +243,10 @@ class StrongLoader:
         drawn = draw(self.samples, self.operations, self.source.side, generator)
         for batch in self.loader:
             # taken from the entry, which is on the CPU like the draws: no wait for the device
-            batch.strong_images = self._strong(batch.index, drawn.of(batch.entry // VIEWS))
+            index = batch.entry // VIEWS
+            batch.strong_images = self._strong(index, drawn.of(index))
             yield batch
 
     def _strong(self, index: Tensor, draws: Draws) -> Tensor:
-        pixels = self.source.raw(index, draws.view.to(self.device))
+        pixels = self.source.raw(index, draws.view)
         return cutout(self.source.normalise(rand_augment(pixels, draws, self.magnitude)), draws.hole, self.hole)

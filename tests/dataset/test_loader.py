@@ -39,7 +39,7 @@ def test_training_batches_equal_torchvision_bit_for_bit():
 @pytest.mark.parametrize("view", [0, 1, 17, 80, 81, VIEWS - 2, VIEWS - 1])
 def test_every_view_number(view):
     data = some_images(1)
-    image = loader(data)._cut(torch.tensor([0]), torch.tensor([view]))[0]
+    image = loader(data).batch(torch.tensor([0]), torch.tensor([view])).images[0]
     assert torch.equal(image, torchvision_view(data.images[0], view))
 
 
