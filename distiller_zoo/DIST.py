@@ -67,6 +67,7 @@ class StrongerTeacher(LogitDistiller):
     CIFAR-100 and 1 for ImageNet. A batch of one image has no relation among samples and adds a constant for -b.
     """
 
+    one_temperature = True
     weighs: Mapping[str, str] = {"r": "cls", "a": "inter", "b": "intra"}
 
     def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, kl_divergence
+from .functional import MASKED, kl_rows, mean_of_rows
 from .ramps import warm_up
 
 __all__ = ["DKD", "DecoupledKD", "dkd_terms"]
@@ -30,7 +30,7 @@ def dkd_terms(
     Args:
         logits_student, logits_teacher: (B, C).
         target: (B,) labels.
-        temperature: T > 0; both terms carry T².
+        temperature: T > 0, or (B, 1), one for each sample; both terms carry T².
 
     Returns:
         TCKD, the KL of the two-point distribution (label, rest), and NCKD, the KL over the other C - 1 classes, each
@@ -44,7 +44,8 @@ def dkd_terms(
         torch.cat([z.gather(1, label), r.logsumexp(dim=1, keepdim=True)], dim=1)
         for z, r in zip(scaled, rest, strict=True)
     ]
-    return kl_divergence(*points) * temperature**2, kl_divergence(*rest) * temperature**2
+    tckd, nckd = (mean_of_rows(kl_rows(*sides), temperature) for sides in (points, rest))
+    return tckd, nckd
 
 
 class DKD(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, divergence_and_gradients, kl_divergence, log_softmax_, same_type
+from .functional import MASKED, divergence_and_gradients, kl_divergence, log_softmax_, mean_of_rows, same_type
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -43,8 +43,9 @@ def adaptive_decay_weights(k: int, epsilon: float = 1.5, delta: float = 2.0, dec
 def _pairs_and_gradients(
     s: Tensor, t: Tensor, weights: Tensor, for_teacher: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weighted sum of the KL of all pairs of logits (B, k), and its gradients; weights (k, k), symmetric, diagonal 0.
+    """Weighted sum of the KL of all pairs of logits (B, k), of shape (B,), and its gradients.
 
+    Weights (k, k) are symmetric with a diagonal of 0.
     The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
     """
     d_s, d_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (s, t))
@@ -53,11 +54,11 @@ def _pairs_and_gradients(
     p_s, p_t = d_s.sigmoid(), d_t.sigmoid()
     weighted = p_t * weights
     grad_t = (weighted * (1 - p_t) * (d_t - d_s)).sum(2) if for_teacher else None
-    return log_ratio.mul_(weighted).sum(), p_s.mul_(weights).sub_(weighted).sum(2), grad_t
+    return log_ratio.mul_(weighted).sum((1, 2)), p_s.mul_(weights).sub_(weighted).sum(2), grad_t
 
 
 class _Relations(torch.autograd.Function):
-    """Both terms of LDRLD, scalars, with T² and the mean over the batch.
+    """Both terms of LDRLD for each sample, without T².
 
     As in the divergence that all losses share, the gradient is at hand when the values are. That of the selected logits
     fills the places where that of the others is 0, so that one tensor (B, C) holds both.
@@ -74,7 +75,7 @@ class _Relations(torch.autograd.Function):
         subsets: int,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        """Of logits (B, C) of one type and the selected classes (B, k)."""
+        """(B,) each, of logits (B, C) of one type and the selected classes (B, k)."""
         for_teacher = ctx.needs_input_grad[1]
         s, t = student / temperature, teacher / temperature
         top_s, top_t = s.gather(1, top), t.gather(1, top)
@@ -86,17 +87,16 @@ class _Relations(torch.autograd.Function):
         grads = zip(pair_grads, full_grads, strict=True)
         local_grads = [None if p is None else p.add_(f, alpha=full_weight) for p, f in grads]
         ctx.save_for_backward(top, *local_grads, *rest_grads)
-        slope = temperature / len(student)
-        ctx.slopes = slope / subsets, slope
-        local = pairs.add_(full, alpha=full_weight)
-        return local.mul_(temperature * slope / subsets), rest.mul_(temperature * slope)
+        ctx.subsets, ctx.temperature = subsets, temperature
+        return pairs.add_(full, alpha=full_weight).div_(subsets), rest
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_local: Tensor, grad_rest: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of student and teacher logits."""
         top, *grads = ctx.saved_tensors
-        grad_local, grad_rest = grad_local * ctx.slopes[0], grad_rest * ctx.slopes[1]
+        grad_local = (grad_local / (ctx.temperature * ctx.subsets)).unsqueeze(1)
+        grad_rest = (grad_rest / ctx.temperature).unsqueeze(1)
         sides = zip(grads[:2], grads[2:], strict=True)
         merged = (None if r is None else (r * grad_rest).scatter_(1, top, f * grad_local) for f, r in sides)
         return *merged, None, None, None, None, None
@@ -122,11 +122,11 @@ def _relations(
     """Local and remaining term of logits (B, C); the latter is 0 where all classes are selected."""
     student, teacher = same_type(student, teacher)
     square, *others = weights
+    division = temperature
     if isinstance(temperature, Tensor):  # it may be learned: its gradient goes through the division
-        student, teacher = student / temperature, teacher / temperature
-        local, rest = _Relations.apply(student, teacher, top, square.to(student), *others, 1.0)
-        return local * temperature**2, rest * temperature**2
-    return _Relations.apply(student, teacher, top, square.to(student), *others, temperature)
+        student, teacher, division = student / temperature, teacher / temperature, 1.0
+    local, rest = _Relations.apply(student, teacher, top, square.to(student), *others, division)
+    return mean_of_rows(local, temperature), mean_of_rows(rest, temperature)
 
 
 def local_dense_relations(
@@ -142,7 +142,7 @@ def local_dense_relations(
         student: the k selected logits (B, k) in the order of their ranks.
         teacher: the teacher's logits of the same classes (B, k).
         pair_weights: (k(k-1)/2,), see `adaptive_decay_weights`.
-        temperature: T > 0; every KL carries T².
+        temperature: T > 0, or (B, 1), one for each sample; every KL carries T².
         form: `code` divides the sum by the number of subsets k(k-1)/2 + 1 and, at k = 2, gives the full set the weight
             of the pair that it equals; `paper` does neither.
 

@@ -165,6 +165,7 @@ class MLKD(LogitDistiller):
     """
 
     needs = Needs(strong_view=True)
+    one_temperature = True
     weighs: Mapping[str, str] = {"r": "cls", "a": "mlkd"}
 
     def __init__(self, shapes: Shapes, form: Literal["code", "paper"] = "code"):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import LogitDistiller, LogitPair, register
+from .functional import mean_of_rows
 
 __all__ = ["WSLD", "WSLDLoss", "soft_label_weights", "weighted_soft_labels"]
 
@@ -45,7 +46,7 @@ def weighted_soft_labels(
     Args:
         logits_student, logits_teacher: (B, C).
         target: (B,) labels, which only the weights use.
-        temperature: T > 0.
+        temperature: T > 0, or (B, 1), one for each sample.
 
     Returns:
         A scalar.
@@ -53,7 +54,7 @@ def weighted_soft_labels(
     log_s = F.log_softmax(logits_student / temperature, dim=1)
     soft_ce = -(F.softmax(logits_teacher / temperature, dim=1) * log_s).sum(dim=1)
     weights = soft_label_weights(logits_student, logits_teacher, target)
-    return (weights * soft_ce).mean() * temperature**2
+    return mean_of_rows(weights * soft_ce, temperature)
 
 
 class WSLDLoss(nn.Module):

@@ -147,6 +147,8 @@ class Transform(nn.Module):
         sets_temperature: it replaces the pair's temperature.
         rescales: it changes the scale of the logits.
         reads_temperature: what it makes of logits depends on the pair's temperature.
+        per_sample: the temperature that it sets is one for each sample, (B, 1); set it on the instance.
+        aliases: what flags of its paper's own code mean here, as words of the command line.
         weighs: flags that weigh the terms that it adds to the loss, by term.
         weights: their values.
 
@@ -160,6 +162,8 @@ class Transform(nn.Module):
     sets_temperature = False
     rescales = False
     reads_temperature = False
+    per_sample = False
+    aliases: Mapping[str, str] = {}
     weighs: Mapping[str, str] = {}
 
     def __init__(self, shapes: Shapes):
@@ -196,6 +200,7 @@ class Distiller(nn.Module):
         temperature: T of the KL term and of logit losses (`--kd_T`).
         transforms: what logits go through, in order, before `logit_terms` gets them.
         implies: names of transforms that are always on.
+        one_temperature: its logit terms need one temperature for the whole batch.
 
     Args:
         shapes: sizes of both networks and the data set. A subclass adds keyword arguments; they become its flags.
@@ -208,11 +213,22 @@ class Distiller(nn.Module):
     weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "kd"}
     temperature = 4.0
     implies: Sequence[str] = ()
+    one_temperature = False
 
     def __init__(self, shapes: Shapes):
         super().__init__()
         self.shapes = shapes
         self.transforms = nn.ModuleList()
+
+    def add_transform(self, change: Transform) -> None:
+        """Let logits go through one more transform, after those that are there.
+
+        Raises:
+            ValueError: it does not go with the method.
+        """
+        if change.per_sample and self.one_temperature:
+            raise ValueError("it compares samples with each other, which need one temperature for all of them")
+        self.transforms.append(change)
 
     def classification(self, step: Step) -> Tensor:
         """The term `cls`: cross-entropy of the student's logits, a scalar."""

@@ -18,7 +18,7 @@ def log_softmax_(z: Tensor) -> Tensor:
 
 
 def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sum of KL(t ‖ s) of log-probabilities (..., C), which are overwritten, and its gradients by their logits.
+    """KL(t ‖ s), of shape (...), of log-probabilities (..., C), which are overwritten, and its gradients by the logits.
 
     Args:
         log_s, log_t: of student and teacher, of one type.
@@ -26,35 +26,33 @@ def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) ->
     """
     log_ratio = log_t - log_s
     p_t, p_s = log_t.exp_(), log_s.exp_()
-    if for_teacher:
-        weighted = p_t * log_ratio
-        mean = weighted.sum(-1, keepdim=True)
-        return mean.sum(), p_s.sub_(p_t), weighted.sub_(p_t * mean)
-    return log_ratio.mul_(p_t).sum(), p_s.sub_(p_t), None
+    weighted = log_ratio.mul_(p_t)
+    rows = weighted.sum(-1)
+    return rows, p_s.sub_(p_t), weighted.addcmul_(p_t, rows.unsqueeze(-1), value=-1) if for_teacher else None
 
 
 class _Divergence(torch.autograd.Function):
-    """factor·T²·KL of softmaxes at temperature T over the last dimension, summed over the others.
+    """KL of softmaxes at temperature T over the last dimension.
 
     The gradient p_s - p_t is a by-product of the value, so that no graph is kept, and large tensors are reused in
     place: writing and reading them is what takes the time.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, factor: float) -> Tensor:
-        """A scalar of logits (..., C) of one type."""
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """(...,) of logits (..., C) of one type."""
         log_s, log_t = (log_softmax_(z / temperature) for z in (student, teacher))
-        total, *gradients = divergence_and_gradients(log_s, log_t, for_teacher=ctx.needs_input_grad[1])
+        rows, *gradients = divergence_and_gradients(log_s, log_t, for_teacher=ctx.needs_input_grad[1])
         ctx.save_for_backward(*gradients)
-        ctx.slope = factor * temperature
-        return total * (factor * temperature**2)
+        ctx.temperature = temperature
+        return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of student and teacher logits."""
-        slope = grad * ctx.slope
-        return *(None if gradient is None else gradient * slope for gradient in ctx.saved_tensors), None, None
+        slope = (grad / ctx.temperature).unsqueeze(-1)
+        return *(None if gradient is None else gradient * slope for gradient in ctx.saved_tensors), None
 
 
 def same_type(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,20 +61,35 @@ def same_type(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student.to(wide), teacher.to(wide)
 
 
+def mean_of_rows(rows: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Mean of T²·rows, a scalar.
+
+    Args:
+        rows: (...,).
+        temperature: T > 0, or a tensor (..., 1) with one for each row.
+    """
+    if isinstance(temperature, Tensor) and temperature.dim():
+        return (rows * temperature.squeeze(-1) ** 2).mean()
+    return rows.mean() * temperature**2
+
+
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), summed over the last dimension, mean over the others.
 
     Args:
         student: logits (..., C), receive the gradient.
         teacher: logits (..., C).
-        temperature: T > 0.
+        temperature: T > 0, or a tensor (..., 1) with one for each row.
 
     Returns:
         A scalar >= 0.
     """
+    return mean_of_rows(kl_rows(student, teacher, temperature), temperature)
+
+
+def kl_rows(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """KL(softmax(teacher/T) ‖ softmax(student/T)) of each row, (...,); arguments as in `kl_divergence`."""
     student, teacher = same_type(student, teacher)
-    factor = student.shape[-1] / student.numel()
     if isinstance(temperature, Tensor):  # it may be learned: its gradient goes through the division
-        scaled = student / temperature, teacher / temperature
-        return _Divergence.apply(*scaled, 1.0, factor) * temperature**2
-    return _Divergence.apply(student, teacher, temperature, factor)
+        return _Divergence.apply(student / temperature, teacher / temperature, 1.0)
+    return _Divergence.apply(student, teacher, temperature)

@@ -12,6 +12,7 @@ have one result; the other two have none.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from .base import LogitPair, Shapes, Transform, transform
 
 __all__ = ["CurriculumTemperature", "Sort", "Standardise", "reversal_strength", "sort_logits", "standardise"]
+
+
+HIDDEN = 128  # units of the network that gives each sample its temperature
 
 
 def sort_logits(logits: Tensor, target: Tensor) -> Tensor:
@@ -104,11 +108,23 @@ class Standardise(Transform):
         return replace(pair, student=standardise(pair.student), teacher=standardise(pair.teacher))
 
 
+def _temperature_network(classes: int) -> nn.Module:
+    """From both networks' logits (B, 2C) to theta (B, 1); begins at 1 for every sample."""
+    network = nn.Sequential(nn.Linear(2 * classes, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+    nn.init.zeros_(network[2].weight)
+    nn.init.ones_(network[2].bias)
+    return network
+
+
 @transform("curriculum_T", order=3)
 class CurriculumTemperature(Transform):
     """Learn the temperature against the student, by a reversed gradient that grows over the first epochs (CTKD).
 
     T = t_start + t_end·sigmoid(theta), theta starting at 1; the run's optimizer trains it, weight decay included.
+
+    With `curriculum_scope` instance, two linear layers with 128 units between them give each sample its theta, from
+    both networks' logits, which get no gradient from that. The official code has no such variant: this is after the
+    paper.
 
     Args:
         shapes: sizes of the networks and the data set.
@@ -118,12 +134,21 @@ class CurriculumTemperature(Transform):
         decay_loops: epochs until it has fallen
         decay_max: factor before the first epoch
         decay_min: factor in the end
+        curriculum_scope: one temperature, or one for each sample
 
     Raises:
         ValueError: a value is out of range.
     """
 
     sets_temperature = True
+    aliases: Mapping[str, str] = {
+        "--have_mlp 1": "--curriculum_T",
+        "--have_mlp 0": "",
+        "--mlp_name global": "--curriculum_scope global",
+        "--mlp_name instance": "--curriculum_scope instance",
+        "--cosine_decay 1": "--decay_kind cosine",
+        "--cosine_decay 0": "--decay_kind linear",
+    }
 
     def __init__(
         self,
@@ -134,23 +159,36 @@ class CurriculumTemperature(Transform):
         decay_loops: int = 10,
         decay_max: float = 0.0,
         decay_min: float = -1.0,
+        curriculum_scope: Literal["global", "instance"] = "global",
     ):
         super().__init__(shapes)
         if not t_start > 0 or not t_end >= 0 or decay_loops < 0:
             raise ValueError("--t_start must be above 0, --t_end and --decay_loops at least 0")
         self.t_start, self.t_end = t_start, t_end
         self.curriculum = {"loops": decay_loops, "high": decay_max, "low": decay_min, "kind": decay_kind}
-        self.theta = nn.Parameter(torch.ones(1))
+        self.per_sample = curriculum_scope == "instance"
+        if self.per_sample:
+            self.predict = _temperature_network(shapes.classes)
+            self.register_buffer("last_theta", torch.ones(1))
+        else:
+            self.theta = nn.Parameter(torch.ones(1))
 
     def temperature(self, theta: Tensor) -> Tensor:
         """T of a theta of any shape."""
         return self.t_start + self.t_end * torch.sigmoid(theta)
 
     def forward(self, pair: LogitPair) -> LogitPair:
-        """The pair with the learned temperature, a 0-d tensor."""
-        reversed_ = _ScaledGradient.apply(self.theta, reversal_strength(pair.epoch, **self.curriculum))
-        return replace(pair, temperature=self.temperature(reversed_).squeeze(0))
+        """The pair with the learned temperature, a 0-d tensor, or (B, 1) with one for each sample."""
+        theta = self._predicted(pair) if self.per_sample else self.theta.squeeze(0)
+        reversed_ = _ScaledGradient.apply(theta, reversal_strength(pair.epoch, **self.curriculum))
+        return replace(pair, temperature=self.temperature(reversed_))
+
+    def _predicted(self, pair: LogitPair) -> Tensor:
+        theta = self.predict(torch.cat([pair.student, pair.teacher], dim=1).detach())
+        self.last_theta.copy_(theta.detach().mean())
+        return theta
 
     def figures(self) -> dict[str, float]:
-        """The temperature as it stands."""
-        return {"temperature": self.temperature(self.theta.detach()).item()}
+        """The temperature as it stands; where each sample has one, that of the last batch's mean theta."""
+        theta = self.last_theta if self.per_sample else self.theta.detach()
+        return {"temperature": self.temperature(theta).item()}

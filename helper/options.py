@@ -289,6 +289,24 @@ def _add_transforms(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(f"--{option.name}", type=option.type, help=text, **kind)
 
 
+def _spell_out(words: Sequence[str]) -> list[str]:
+    """Put what the flags of the papers' own code mean here in their place, `--flag value` and `--flag=value` alike."""
+    known = {alias: meant for build in transform_registry.values() for alias, meant in build.aliases.items()}
+    flags = {alias.split()[0] for alias in known}
+    left, result = list(words), []
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if flag not in flags:
+            result.append(flag + equals + value)
+            continue
+        value = value if equals or not left else left.pop(0)
+        if f"{flag} {value}" not in known:
+            values = " or ".join(alias.split()[1] for alias in known if alias.split()[0] == flag)
+            raise UserError(f"{flag} takes {values}, not '{value}'")
+        result += known[f"{flag} {value}"].split()
+    return result
+
+
 def _settle_transforms(opt: argparse.Namespace, method: Method) -> None:
     """Collect the transforms that are on with their options; drop the options of the others.
 
@@ -408,6 +426,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     Raises:
         UserError: the first thing that is wrong.
     """
+    arguments = _spell_out(arguments)
     method = _chosen_method(arguments)
     # without abbreviations, since --k would be taken for --kd_T where a method has no k
     parser = OneLineParser(

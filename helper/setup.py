@@ -102,7 +102,7 @@ def build_method(
     try:
         distiller = method.build(shapes, **options)
         for name, arguments in transforms.items():
-            distiller.transforms.append(transform_registry[name](shapes, **arguments))
+            distiller.add_transform(transform_registry[name](shapes, **arguments))
     except ValueError as error:
         raise UserError(f"{method.name}: {error}") from None
     distiller.temperature = temperature

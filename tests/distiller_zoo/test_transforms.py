@@ -20,6 +20,7 @@ from distiller_zoo import (
     transform_registry,
 )
 from distiller_zoo.base import LogitPair, Output, Step
+from helper.errors import UserError
 from helper.options import student_options
 
 COMBINATIONS = [c for n in range(1, len(transform_registry) + 1) for c in itertools.combinations(transform_registry, n)]
@@ -126,6 +127,64 @@ def test_the_temperature_s_gradient_is_reversed_and_scaled(name):
     assert found.item() * slope.item() < 0
 
 
+PER_SAMPLE = ["kd", "dkd", "wsld", "ldrld", "ekd"]
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_a_temperature_for_each_sample_is_that_of_batches_of_one(name):
+    generator = torch.Generator().manual_seed(0)
+    s, t = (2 * torch.randn(5, 12, generator=generator, dtype=torch.float64) for _ in "st")
+    target = torch.randint(12, (5,), generator=generator)
+    temperatures = 1 + 5 * torch.rand(5, 1, generator=generator, dtype=torch.float64)
+    method = registry[name].build(Shapes([], [], 12, 5)).double()
+    together = method.logit_terms(LogitPair(s, t, target, temperatures, 3))
+    apart = [
+        method.logit_terms(LogitPair(s[i : i + 1], t[i : i + 1], target[i : i + 1], temperatures[i].item(), 3))
+        for i in range(5)
+    ]
+    for term, value in together.items():
+        assert value.item() == pytest.approx(sum(one[term].item() for one in apart) / 5, rel=1e-10), term
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_the_network_of_temperatures_climbs(name):
+    """It begins where the single temperature does, and a step of gradient descent raises the loss."""
+    torch.manual_seed(0)
+    s, t = (2 * torch.randn(8, 12, dtype=torch.float64) for _ in "st")
+    shapes = Shapes([], [], 12, 8)
+    method = registry[name].build(shapes).double()
+    change = CurriculumTemperature(shapes, curriculum_scope="instance", decay_loops=0).double()
+    student = s.clone().requires_grad_()
+
+    def loss():
+        pair = change(LogitPair(student, t, torch.arange(8), 4.0, 1))
+        return sum(method.logit_terms(pair).values()), pair.temperature
+
+    before, temperature = loss()
+    expected = CurriculumTemperature(shapes).double()(LogitPair(s, t, torch.arange(8), 4.0, 1)).temperature
+    torch.testing.assert_close(temperature, expected.detach().expand(8, 1))
+    before.backward()
+    with torch.no_grad():
+        for parameter in change.parameters():
+            parameter -= 1e-3 * parameter.grad
+    after, temperature = loss()
+    assert after > before
+    assert len(set(temperature.flatten().tolist())) == 8
+    # the student's own gradient is that of the loss, not reversed
+    alone = s.clone().requires_grad_()
+    pair = LogitPair(alone, t, torch.arange(8), temperature.detach(), 1)
+    sum(method.logit_terms(pair).values()).backward()
+    student.grad = None
+    loss()[0].backward()
+    torch.testing.assert_close(student.grad, alone.grad)
+
+
+@pytest.mark.parametrize("name", ["dist", "mlkd"])
+def test_methods_that_compare_samples_need_one_temperature(distil, tmp_path, assert_one_line_error, name):
+    result = distil("--distill", name, "--curriculum_T", "--curriculum_scope", "instance")
+    assert_one_line_error(result, "one temperature for all", save_folder=tmp_path / "save")
+
+
 @pytest.mark.parametrize("name", ["kd", "dkd", "dist", "wsld", "ldrld", "hint"])
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
 def test_every_subset_goes_with_every_logit_loss(name, combination):
@@ -182,6 +241,24 @@ def test_the_papers_own_flags(distil, tmp_path):
     lines = [(folder / "metrics.jsonl").read_text() for folder in (paper, ours)]
     losses = [[json.loads(line)["train_loss"] for line in text.splitlines()] for text in lines]
     assert losses[0] == losses[1]
+
+
+def test_the_flags_of_the_curriculum_s_own_code():
+    theirs = "--have_mlp 1 --mlp_name instance --cosine_decay=0 --decay_max 0 --decay_min -1 --decay_loops 10"
+    ours = "--curriculum_T --curriculum_scope instance --decay_kind linear"
+    opt, expected = (student_options(f"-r 0.1 -a 0.9 -b 0 {words}".split())[0] for words in (theirs, ours))
+    assert vars(opt) == vars(expected)
+    assert not student_options(["--have_mlp", "0"])[0].transforms
+    with pytest.raises(UserError, match="--cosine_decay takes 1 or 0, not 'yes'"):
+        student_options(["--cosine_decay", "yes"])
+
+
+def test_a_run_with_a_temperature_for_each_sample(distil, tmp_path):
+    assert distil("--distill", "ldrld", "--curriculum_T", "--curriculum_scope", "instance").code == 0
+    (folder,) = (tmp_path / "save" / "student_model").iterdir()
+    assert "_curriculum_scope-instance_" in folder.name
+    temperatures = [json.loads(line)["temperature"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(set(temperatures)) == 2
 
 
 def test_a_weight_of_several_terms_is_a_factor(distil, tmp_path):
