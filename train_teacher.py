@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from distiller_zoo import Shapes, Supervised
-from helper.errors import run_command
+from distiller_zoo import Shapes, label_losses
+from helper.errors import UserError, run_command
 from helper.loops import TrainStep
 from helper.options import name_suffix, teacher_options
 from helper.run import safe_name
@@ -27,10 +27,13 @@ def main() -> None:
     torch.manual_seed(opt.seed)
     network = model_dict[opt.model](num_classes=data.classes)
     shapes = feature_shapes(network, data.train.side)
-    method = Supervised(Shapes(shapes, shapes, data.classes, data.train.samples))
+    try:
+        method = label_losses[opt.loss](Shapes(shapes, shapes, data.classes, data.train.samples), **opt.loss_options)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     step = to_device(TrainStep(network, method, precision), precision)
 
-    phases = make_phases(opt, step, {"cls": 1.0}, {})
+    phases = make_phases(opt, step, method.weights, {})
     begin(run, opt, phases, {})
     train(run, opt, step, phases, None, (data.train, data.test))
 

@@ -15,18 +15,52 @@ the classifier's gradient, which is not reproduced. Its DKD warms the second ord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from .base import LogitDistiller, LogitPair, Shapes, Transform, register, transform
-from .evidence import Evidence, evidential_cross_entropy, expected_logits, second_order
+from .base import (
+    LogitDistiller,
+    LogitPair,
+    Shapes,
+    Step,
+    Supervised,
+    Transform,
+    label_loss,
+    register,
+    transform,
+)
+from .evidence import (
+    Evidence,
+    evidential_cross_entropy,
+    expected_logits,
+    flat_dirichlet_kl,
+    second_order,
+    uncertainty,
+)
 from .functional import kl_divergence
 from .ramps import warm_up
 
-__all__ = ["EKD", "Evidential"]
+__all__ = ["EKD", "Evidential", "EvidentialTraining"]
+
+
+def check_log_prior(flag: str, value: float) -> None:
+    """Refuse what is no logarithm of a prior, with a ValueError that names the flag."""
+    if not -20 <= value <= 20:
+        raise ValueError(f"--{flag} {value} is a logarithm and must lie between -20 and 20")
+
+
+def uncertainty_by_answer(logits: Tensor, target: Tensor, log_prior: Tensor) -> dict[str, Tensor]:
+    """`uncertainty` of logits (B, C), (B,) each: of right answers, NaN elsewhere, and of wrong ones."""
+    values, right = uncertainty(logits, log_prior), logits.argmax(1) == target
+    nothing = values.new_full((), math.nan)
+    return {
+        "uncertainty_right": torch.where(right, values, nothing),
+        "uncertainty_wrong": torch.where(right, nothing, values),
+    }
 
 
 @transform("ekd", order=4)
@@ -60,8 +94,7 @@ class Evidential(Transform):
         super().__init__(shapes)
         if not ekd_weight >= 0 or ekd_warmup < 0:
             raise ValueError("--ekd_weight and --ekd_warmup must be at least 0")
-        if not -20 <= ekd_prior <= 20:
-            raise ValueError(f"--ekd_prior {ekd_prior} is a logarithm and must lie between -20 and 20")
+        check_log_prior("ekd_prior", ekd_prior)
         make = nn.Parameter if ekd_learn_prior else nn.Buffer
         self.log_prior_s, self.log_prior_t = (make(torch.tensor(float(ekd_prior))) for _ in "st")
         self.learns, self.evidence, self.warmup = ekd_learn_prior, ekd_evidence, ekd_warmup
@@ -87,6 +120,10 @@ class Evidential(Transform):
             return {}
         return {"log_prior_s": self.log_prior_s.item(), "log_prior_t": self.log_prior_t.item()}
 
+    def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Uncertainty of right and wrong answers."""
+        return uncertainty_by_answer(logits, target, self.log_prior_s)
+
 
 @register("ekd", paper="Evidential Knowledge Distillation, ICCV 2025", r=1.0, a=4.5, b=4.5, kd_T=1.0)
 class EKD(LogitDistiller):
@@ -102,3 +139,55 @@ class EKD(LogitDistiller):
     def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:
         """The term `first`: KL of what the transform made expected probabilities."""
         return {"first": kl_divergence(pair.student, pair.teacher, pair.temperature)}
+
+
+@label_loss("evidential")
+class EvidentialTraining(Supervised):
+    """Evidential cross-entropy with exp evidence, and a regulariser: how a teacher for `ekd` is trained.
+
+    Deviation: the official code defines the regulariser, annealed over 10 epochs, and switches it off; so is it here
+    without `flat_weight`.
+
+    Args:
+        shapes: sizes of the network and the data set.
+        log_prior: logarithm of the prior weight of a class, lambda; its first value, as it is learned
+        fix_prior: do not learn it
+        flat_weight: weight of the KL to a flat Dirichlet of what is no evidence for the label
+        flat_warmup: epochs over which it rises linearly to its full weight, 0 for none
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        log_prior: float = 1.0,
+        fix_prior: bool = False,
+        flat_weight: float = 0.0,
+        flat_warmup: int = 10,
+    ):
+        super().__init__(shapes)
+        if not flat_weight >= 0 or flat_weight == math.inf or flat_warmup < 0:
+            raise ValueError("--flat_weight and --flat_warmup must be at least 0")
+        check_log_prior("log_prior", log_prior)
+        self.log_prior = (nn.Buffer if fix_prior else nn.Parameter)(torch.tensor(float(log_prior)))
+        self.warmup = flat_warmup
+        if flat_weight:
+            self.weights["flat"] = flat_weight
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The terms `cls` and, where it has a weight, `flat`."""
+        terms = {"cls": evidential_cross_entropy(step.student.logits, step.target, self.log_prior)}
+        if "flat" in self.weights:
+            flat = flat_dirichlet_kl(step.student.logits, step.target, self.log_prior)
+            terms["flat"] = warm_up(step.epoch, self.warmup) * flat
+        return terms
+
+    def figures(self) -> dict[str, float]:
+        """The prior's logarithm."""
+        return {"log_prior": self.log_prior.item()}
+
+    def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Uncertainty of right and wrong answers."""
+        return uncertainty_by_answer(logits, target, self.log_prior)

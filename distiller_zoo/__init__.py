@@ -15,6 +15,7 @@ from .base import (
     Step,
     Supervised,
     Transform,
+    label_losses,
     register,
     registry,
     transform,
@@ -22,7 +23,7 @@ from .base import (
 )
 
 __all__ = ["Distiller", "LogitDistiller", "Needs", "Shapes", "Stage", "Step", "Supervised", "Transform"]
-__all__ += ["register", "registry", "transform", "transform_registry"]
+__all__ += ["label_losses", "register", "registry", "transform", "transform_registry"]
 
 for _file in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__"):
     _module = importlib.import_module(f"{__name__}.{_file}")

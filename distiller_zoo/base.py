@@ -187,6 +187,10 @@ class Transform(nn.Module):
         """What it has learned, by name, for the epoch's line in metrics.jsonl."""
         return {}
 
+    def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What it tells of the student's test logits, see `Distiller.test_figures`."""
+        return {}
+
 
 class Distiller(nn.Module):
     """Base of the methods: classification, the KL term on the logits, and `kd`, which a feature method implements.
@@ -301,6 +305,20 @@ class Distiller(nn.Module):
         """What is learned besides the networks, by name, for the epoch's line in metrics.jsonl."""
         return {name: value for change in self.transforms for name, value in change.figures().items()}
 
+    def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What is measured on the test set besides accuracy and cross-entropy.
+
+        Args:
+            logits: the student's (B, C).
+            target: (B,) labels.
+
+        Returns:
+            (B,) by name, NaN for samples that do not count; the mean over the test set goes to metrics.jsonl.
+        """
+        return {
+            name: value for change in self.transforms for name, value in change.test_figures(logits, target).items()
+        }
+
 
 class LogitDistiller(Distiller):
     """Base of the methods that read logits only: a subclass implements `logit_terms` and names them in `weighs`."""
@@ -311,13 +329,35 @@ class LogitDistiller(Distiller):
 
 
 class Supervised(Distiller):
-    """Training from labels alone, as `train_teacher.py` does: the classification term and no teacher."""
+    """Training from labels alone, as `train_teacher.py` does; a subclass, entered by `label_loss`, has another loss.
+
+    Attributes:
+        weights: of the terms by name.
+    """
 
     weighs: Mapping[str, str] = {"r": "cls"}
+
+    def __init__(self, shapes: Shapes):
+        super().__init__(shapes)
+        self.weights: dict[str, float] = {"cls": 1.0}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term `cls`."""
         return {"cls": self.classification(step)}
+
+
+label_losses: dict[str, type[Supervised]] = {"ce": Supervised}
+
+
+def label_loss(name: str) -> Callable[[type[Supervised]], type[Supervised]]:
+    """Class decorator that makes a `Supervised` a value of `train_teacher.py --loss`."""
+
+    def add(build: type[Supervised]) -> type[Supervised]:
+        """Enter the class."""
+        label_losses[name] = build
+        return build
+
+    return add
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def fit(
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
-                row |= evaluate(step.student, test_loader, step.precision)
+                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures)
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
             run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)

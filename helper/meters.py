@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -73,15 +74,20 @@ class TestMeter:
     def __init__(self, device: torch.device):
         self.totals = torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
         self.samples = 0
+        self.further: dict[str, list[Tensor]] = {}
 
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Take in a batch of float32 logits (B, C) and labels (B,)."""
+    def update(self, logits: Tensor, target: Tensor, further: Mapping[str, Tensor] | None = None) -> None:
+        """Take in a batch of float32 logits (B, C), labels (B,) and further figures (B,), NaN where there is none."""
+        for name, values in (further or {}).items():
+            self.further.setdefault(name, []).append(values)
         loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
         self.totals += torch.stack([loss, top[:, 0].sum(), top.any(1).sum()]).to(self.totals)
         self.samples += len(target)
 
     def read(self) -> dict[str, float]:
-        """`test_loss`, and `test_acc` and `test_acc_top5` in percent."""
+        """`test_loss`, `test_acc` and `test_acc_top5` in percent, and the means of the further figures."""
         loss, top1, top5 = (self.totals / self.samples).tolist()
-        return {"test_acc": 100 * top1, "test_acc_top5": 100 * top5, "test_loss": loss}
+        means = {name: torch.cat(values).nanmean().item() for name, values in self.further.items()}
+        known = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+        return {"test_acc": 100 * top1, "test_acc_top5": 100 * top5, "test_loss": loss, **known}

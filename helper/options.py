@@ -8,16 +8,17 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dataset import dataset_dict
-from distiller_zoo import registry, transform_registry
+from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Distiller, LogitDistiller, Method, Option, constructor_options
 from models import model_dict, model_recipe
 
 from .checkpoint import nearest
 from .errors import UserError
 
+T = TypeVar("T")
 # RepDistiller's recipe for CIFAR-100; data sets, networks and methods override single values
 RECIPE: dict[str, Any] = {
     "epochs": 240,
@@ -196,9 +197,14 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: the first thing that is wrong.
     """
+    name, build = _chosen("--loss", "ce", arguments, label_losses, "loss")
     parser = OneLineParser(prog="train_teacher.py", description="Train one network from labels.", allow_abbrev=False)
     _name_argument(parser, "--model", help="the network, of models/ (resnet110)")
     parser.add_argument("-t", "--trial", default="0", help="names the run and gives its seed")
+    _name_argument(parser, "--loss", help=f"what is minimised (ce): {', '.join(label_losses)}")
+    group = parser.add_argument_group(f"--loss {name}", (build.__doc__ or "").partition("\n\n")[0])
+    for option in constructor_options(build):
+        _add_option(group, option)
     _add_training(parser)
     _add_running(parser)
     opt = parser.parse_args(arguments)
@@ -209,8 +215,16 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     _check_ranges(opt)
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
     opt.notes = _notes(opt, arguments)
-    opt.differs = _differences(opt, defaults)
+    opt.loss = name
+    opt.loss_options = {option.name: getattr(opt, option.name) for option in constructor_options(build)}
+    chosen = {"loss": name} if name != "ce" else {}
+    opt.differs = {**_differences(opt, defaults), **chosen, **_changed(opt.loss_options, constructor_options(build))}
     return opt
+
+
+def _changed(given: Mapping[str, Any], known: Sequence[Option]) -> dict[str, Any]:
+    """The options that have not their default."""
+    return {option.name: given[option.name] for option in known if given[option.name] != option.default}
 
 
 def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,13 +242,13 @@ def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[s
     return differs
 
 
-def _chosen_method(arguments: Sequence[str]) -> Method:
-    """Find `--distill` first, since it decides which flags there are."""
+def _chosen(flag: str, default: str, arguments: Sequence[str], known: Mapping[str, T], what: str) -> tuple[str, T]:
+    """Find a flag first that decides which other flags there are; gives its value and what that stands for."""
     parser = OneLineParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--distill", default="kd")
-    name = parser.parse_known_args(arguments)[0].distill
-    _known(name, registry, "method")
-    return registry[name]
+    parser.add_argument(flag, dest="name", default=default)
+    name = parser.parse_known_args(arguments)[0].name
+    _known(name, known, what)
+    return name, known[name]
 
 
 def _add_method(parser: argparse.ArgumentParser, method: Method) -> None:
@@ -427,7 +441,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
         UserError: the first thing that is wrong.
     """
     arguments = _spell_out(arguments)
-    method = _chosen_method(arguments)
+    _, method = _chosen("--distill", "kd", arguments, registry, "method")
     # without abbreviations, since --k would be taken for --kd_T where a method has no k
     parser = OneLineParser(
         prog="train_student.py", description="Distil a teacher checkpoint into a student.", allow_abbrev=False
@@ -472,16 +486,12 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
 
 def _method_differences(opt: argparse.Namespace, method: Method) -> dict[str, Any]:
     """What differs from the method as published: its options, temperature, logit transforms, optimizer."""
-
-    def changed(given: Mapping[str, Any], known: Sequence[Option]) -> dict[str, Any]:
-        return {option.name: given[option.name] for option in known if given[option.name] != option.default}
-
-    differs = changed(opt.method_options, method.options())
+    differs = _changed(opt.method_options, method.options())
     if opt.kd_T != _temperature(method):
         differs["kd_T"] = opt.kd_T
     for name, options in opt.transforms.items():
         differs |= {name: "on"} if name not in method.build.implies else {}
-        differs |= changed(options, constructor_options(transform_registry[name]))
+        differs |= _changed(options, constructor_options(transform_registry[name]))
     if opt.optimizer != "sgd":
         differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
     return differs
@@ -489,7 +499,7 @@ def _method_differences(opt: argparse.Namespace, method: Method) -> dict[str, An
 
 def describe(opt: argparse.Namespace) -> dict[str, Any]:
     """The resolved options as plain data, for options.json and the print at the start."""
-    hidden = ("notes", "differs", "method_options")
+    hidden = ("notes", "differs", "method_options", "loss_options")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(vars(opt).items()) if k not in hidden}
 
 

@@ -29,6 +29,7 @@ INCIDENTAL = (
     *("teacher_cache", "teacher_cache_fill"),
     *("data_folder", "save_folder", "path_t"),
 )
+RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
 LONGEST_NAME = 200
 
 
@@ -213,8 +214,7 @@ class Run:
         """Write `summary.json`, the sign of a finished run, and return it."""
         last, seconds = self.history[-1], sum(row["seconds"] for row in self.history)
         summary = {
-            "test_acc": last["test_acc"],
-            "test_acc_top5": last["test_acc_top5"],
+            **{name: value for name, value in last.items() if name not in RUNNING},
             "best_acc": self.best_acc,
             **self.facts,
             "epochs": self.epochs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,21 +124,28 @@ class Teacher:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, loader: MemoryLoader, precision: Precision) -> dict[str, float]:
+def evaluate(
+    network: nn.Module,
+    loader: MemoryLoader,
+    precision: Precision,
+    figures: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
+) -> dict[str, float]:
     """Accuracy of a network, whose training mode is left as it was.
 
     Args:
         network: takes images, gives logits.
         loader: of the test set.
         precision: device and number format.
+        figures: gives more to measure, from logits (B, C) and labels (B,), see `Distiller.test_figures`.
 
     Returns:
-        `test_acc` and `test_acc_top5` in percent, and `test_loss`, the mean cross-entropy.
+        `test_acc` and `test_acc_top5` in percent, `test_loss`, the mean cross-entropy, and the means of `figures`.
     """
     meter, training = TestMeter(precision.device), network.training
     logits = Inference(network.eval(), precision)
     for batch in loader:
-        meter.update(logits(batch.images), batch.target)
+        found = logits(batch.images)
+        meter.update(found, batch.target, figures(found, batch.target) if figures else None)
     network.train(training)
     return meter.read()
 
