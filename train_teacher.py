@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import torch
@@ -15,13 +16,17 @@ from helper.setup import begin, choose_precision, feature_shapes, load_data, mak
 from models import model_dict
 
 
+def run_name(opt: argparse.Namespace) -> str:
+    """The folder of a run, below `models/` of the save folder, from its resolved options."""
+    name = f"{opt.model}_{opt.dataset}_lr_{opt.learning_rate}_decay_{opt.weight_decay}"
+    return safe_name(f"{name}{name_suffix(opt, 'learning_rate', 'weight_decay')}_trial_{opt.trial}")
+
+
 def main() -> None:
     """Read the options, build all parts, train."""
     opt = teacher_options(sys.argv[1:])
     precision = choose_precision(opt)
-    name = f"{opt.model}_{opt.dataset}_lr_{opt.learning_rate}_decay_{opt.weight_decay}"
-    name = safe_name(f"{name}{name_suffix(opt, 'learning_rate', 'weight_decay')}_trial_{opt.trial}")
-    run = new_run(opt, "models", "tensorboard", name, opt.model)
+    run = new_run(opt, "models", "tensorboard", run_name(opt), opt.model)
     data = load_data(opt, precision)
 
     torch.manual_seed(opt.seed)

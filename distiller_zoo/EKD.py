@@ -6,7 +6,9 @@ the Dirichlets, which is warmed up.
 
 Two public states of the official code differ. This follows the cleaned release: exp evidence in cross-entropy and first
 order, softplus evidence in the second order, no temperature. `--ekd_evidence log_softplus` is the first upload's
-doubled logarithm, `log(1 + softplus(z))`. Numbers checked against the first upload, which gives the same first order.
+doubled logarithm, `log(1 + softplus(z))`. Its form for vision transformers is `--distill ekd -r 2 -a 4 -b 2 --ekd_prior
+-0.14 --ekd_evidence log_softplus --ekd_soften --ekd_warmup 0`. Numbers checked against the first upload, which gives
+the same first order.
 
 Deviations: the release reads a weight of the cross-entropy and does not use it, here -r is used; the first upload
 overwrites its evidential terms by plain ones in one file, compares the teacher with itself in another and adds noise to
@@ -74,6 +76,7 @@ class Evidential(Transform):
         ekd_evidence: of the second order, from logits
         ekd_weight: weight of the second order
         ekd_warmup: epochs over which it rises linearly to its full weight, 0 for none
+        ekd_soften: divide its logits by --kd_T, and multiply it by the square
 
     Raises:
         ValueError: a value is out of range.
@@ -90,6 +93,7 @@ class Evidential(Transform):
         ekd_evidence: Evidence = "softplus",
         ekd_weight: float = 4.5,
         ekd_warmup: int = 30,
+        ekd_soften: bool = False,
     ):
         super().__init__(shapes)
         if not ekd_weight >= 0 or ekd_warmup < 0:
@@ -97,7 +101,8 @@ class Evidential(Transform):
         check_log_prior("ekd_prior", ekd_prior)
         make = nn.Parameter if ekd_learn_prior else nn.Buffer
         self.log_prior_s, self.log_prior_t = (make(torch.tensor(float(ekd_prior))) for _ in "st")
-        self.learns, self.evidence, self.warmup = ekd_learn_prior, ekd_evidence, ekd_warmup
+        self.learns, self.evidence = ekd_learn_prior, ekd_evidence
+        self.warmup, self.soften = ekd_warmup, ekd_soften
         self.weights = {"second": ekd_weight}
 
     def forward(self, pair: LogitPair) -> LogitPair:
@@ -111,8 +116,10 @@ class Evidential(Transform):
 
     def terms(self, pair: LogitPair) -> dict[str, Tensor]:
         """The second order, times the warm-up factor of the epoch."""
-        value = second_order(pair.student, pair.teacher, self.log_prior_s, self.log_prior_t, self.evidence)
-        return {"second": warm_up(pair.epoch, self.warmup) * value}
+        T = pair.temperature if self.soften else 1.0
+        priors = self.log_prior_s, self.log_prior_t
+        value = second_order(pair.student / T, pair.teacher / T, *priors, self.evidence)
+        return {"second": warm_up(pair.epoch, self.warmup) * T**2 * value}
 
     def figures(self) -> dict[str, float]:
         """The learned priors' logarithms."""

@@ -6,11 +6,8 @@
 #   COMMON=FLAGS   for all runs (--subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0)
 #   PYTHON=FILE    the interpreter (.venv's where there is one)
 set -eu
-cd "$(dirname "$0")/.."
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python
-    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
-fi
+. "$(dirname "$0")/common.sh"
+
 TEACHER=${TEACHER:-save/models/resnet56_vanilla/ckpt_epoch_240.pth}
 COMMON=${COMMON:---subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0}
 failed=""

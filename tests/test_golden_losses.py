@@ -34,6 +34,7 @@ from distiller_zoo import (
     RKDLoss,
     Shapes,
     Similarity,
+    Step,
     TwoViews,
     VIDLoss,
     WSLDLoss,
@@ -51,9 +52,10 @@ from distiller_zoo import (
     right_singular_vectors,
     sort_logits,
     standardise,
+    transform_registry,
     weighted_soft_labels,
 )
-from distiller_zoo.base import LogitPair
+from distiller_zoo.base import LogitPair, Output
 from distiller_zoo.evidence import (
     dirichlet_kl,
     evidential_cross_entropy,
@@ -327,10 +329,18 @@ def check_ekd_class(c: Case) -> Found:
 
 
 def check_ekd_vit(c: Case) -> Found:
-    kd = DistillKL(c.p.T)(*expected_pair(c, c.p.lamb))
-    scaled = c["logits_s"] / c.p.T, c["logits_t"] / c.p.T
-    ekd = c.p.T**2 * second_order(*scaled, c.p.lamb, c.p.lamb, "log_softplus")
-    return {"out_kd": kd, "out_ekd": ekd, "out_loss": c.p.kd_weight * kd + c.p.ekd_weight * ekd}
+    s, t = c["logits_s"], c["logits_t"]
+    shapes = Shapes([], [], s.shape[1], len(s))
+    method = registry["ekd"].build(shapes).double()
+    method.temperature = c.p.T
+    options = {"ekd_evidence": "log_softplus", "ekd_soften": True, "ekd_warmup": 0}
+    evidential = transform_registry["ekd"](shapes, **options).double()
+    for log_prior in (evidential.log_prior_s, evidential.log_prior_t):
+        log_prior.fill_(c.p.lamb)  # in double precision, which a number given to the constructor does not have
+    method.add_transform(evidential)
+    terms = method(Step(Output(s), Output(t), torch.zeros(len(s), dtype=torch.long), None))
+    loss = c.p.kd_weight * terms["first"] + c.p.ekd_weight * terms["second"]
+    return {"out_kd": terms["first"], "out_ekd": terms["second"], "out_loss": loss}
 
 
 def check_ekd_mlkd_terms(c: Case) -> Found:

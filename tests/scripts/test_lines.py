@@ -11,7 +11,7 @@ from dataset import shapes100
 from models import model_dict
 
 SCRIPT = (Path(__file__).parent.parent.parent / "scripts" / "run_cifar_distill.sh").read_text(encoding="utf-8")
-LINES = re.findall(r'^distill (--distill .*) "\$@"$', SCRIPT, re.MULTILINE)
+LINES = re.findall(r'^distill resnet32x4 resnet8x4 (--distill .*) "\$@"$', SCRIPT, re.MULTILINE)
 # RepDistiller's README, word for word
 PUBLISHED = """
 kd -r 0.1 -a 0.9 -b 0 | hint -a 0 -b 100 | attention -a 0 -b 1000 | similarity -a 0 -b 3000 | correlation -a 0 -b 0.02
