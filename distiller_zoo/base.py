@@ -400,6 +400,11 @@ class Method:
         """The flags that this method takes."""
         return constructor_options(self.build)
 
+    def logit_flags(self) -> list[str]:
+        """Those of -r, -a and -b that weigh terms which compare logits."""
+        weighs = self.build.weighs
+        return [f for f in weighs if f != "r" and (weighs[f] == "div" or issubclass(self.build, LogitDistiller))]
+
 
 def constructor_options(build: type[Distiller | Transform]) -> list[Option]:
     """The flags that a class takes, from the signature and docstring of its constructor."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from dataset import dataset_dict
 from distiller_zoo import label_losses, registry, transform_registry
-from distiller_zoo.base import Distiller, LogitDistiller, Method, Option, constructor_options
+from distiller_zoo.base import Distiller, Method, Option, constructor_options
 from models import model_dict, model_recipe
 
 from .checkpoint import nearest
@@ -344,20 +344,14 @@ def _settle_transforms(opt: argparse.Namespace, method: Method) -> None:
                 raise UserError(f"--{flag} has no effect in --distill {method.name}, where {weighing[0]} weighs {term}")
         if is_on and build.sets_temperature and opt.kd_T != _temperature(method):
             raise UserError(f"--kd_T {opt.kd_T} has no effect with --{name}")
-    if opt.transforms and not any(getattr(opt, flag) for flag in _readers_of_logits(method)):
-        flags = " and ".join(f"-{flag}" for flag in _readers_of_logits(method))
+    if opt.transforms and not any(getattr(opt, flag) for flag in method.logit_flags()):
+        flags = " and ".join(f"-{flag}" for flag in method.logit_flags())
         raise UserError(f"--{next(iter(opt.transforms))} has no effect while {flags} is 0")
 
 
 def _temperature(method: Method) -> float:
     """Its published temperature."""
     return method.recipe.get("kd_T", Distiller.temperature)
-
-
-def _readers_of_logits(method: Method) -> list[str]:
-    """The weights of the terms that compare logits."""
-    weighs = method.build.weighs
-    return [f for f in weighs if f != "r" and (weighs[f] == "div" or issubclass(method.build, LogitDistiller))]
 
 
 def _check_unknown(words: Sequence[str], method: Method) -> None:
@@ -382,7 +376,7 @@ def _spread_kd_weight(opt: argparse.Namespace, method: Method) -> None:
     delattr(opt, "kd_weight")
     if value is None:
         return
-    flags = _readers_of_logits(method)
+    flags = method.logit_flags()
     for flag in flags:
         if getattr(opt, flag) is not None:
             raise UserError(f"--kd-weight and -{flag} both set a weight; give one of them")
@@ -408,7 +402,7 @@ def _settle_weights(opt: argparse.Namespace, method: Method) -> None:
         raise UserError("all weights are 0: nothing would be learned")
     _check(opt, "kd_T", 0, strict=True)
     temperature = _temperature(method)
-    users = _readers_of_logits(method)
+    users = method.logit_flags()
     if opt.kd_T != temperature and not any(getattr(opt, flag) for flag in users):
         raise UserError(f"--kd_T {opt.kd_T} has no effect while {' and '.join(f'-{f}' for f in users)} is 0")
 

@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distiller_zoo.__main__ import method_table
+from distiller_zoo.__main__ import method_table, transform_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_method_table_is_what_the_registry_gives():
-    assert method_table() in README, "paste the output of: python -m distiller_zoo"
+    for table in (method_table(), transform_table()):
+        assert table in README, "paste the output of: python -m distiller_zoo"
 
 
 def test_nothing_is_left_to_be_filled_in():

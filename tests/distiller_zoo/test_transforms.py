@@ -19,6 +19,7 @@ from distiller_zoo import (
     standardise,
     transform_registry,
 )
+from distiller_zoo.__main__ import transform_table
 from distiller_zoo.base import LogitPair, Output, Step
 from helper.errors import UserError
 from helper.options import student_options
@@ -185,28 +186,33 @@ def test_methods_that_compare_samples_need_one_temperature(distil, tmp_path, ass
     assert_one_line_error(result, "one temperature for all", save_folder=tmp_path / "save")
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "wsld", "ldrld", "hint"])
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "wsld", "ldrld", "hint", "mlkd", "ekd"])
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
 def test_every_subset_goes_with_every_logit_loss(name, combination):
     generator = torch.Generator().manual_seed(1)
-    s, t = (torch.randn(8, 12, generator=generator) for _ in "st")
+    s, t, strong_s, strong_t = (torch.randn(8, 12, generator=generator) for _ in range(4))
     s.requires_grad_(True)
     shapes = Shapes([torch.Size((8, 4, 4, 4))] * 4, [torch.Size((8, 4, 4, 4))] * 4, 12, 8)
-    method = registry[name].build(shapes)
-    plain = method.logit_terms(LogitPair(s, t, torch.arange(8), method.temperature, 3))
-    for flag in combination:
-        method.transforms.append(transform_registry[flag](shapes))
-    method.feature_terms = lambda step: {}
-    step = Step(Output(s), Output(t), torch.arange(8), torch.arange(8), epoch=3)
-    terms = method(step)
-    added = {term for flag in combination for term in transform_registry[flag].weighs}
-    assert terms.keys() == {"cls", *plain, *added}
+    step = Step(Output(s, strong_logits=strong_s), Output(t, strong_logits=strong_t), torch.arange(8), None, epoch=3)
+    plain, changed = registry[name].build(shapes), registry[name].build(shapes)
+    for flag in transform_registry:
+        if flag in plain.implies:
+            plain.add_transform(transform_registry[flag](shapes))
+        if flag in (*combination, *plain.implies):
+            changed.add_transform(transform_registry[flag](shapes))
+    for method in (plain, changed):
+        method.feature_terms = lambda step: {}
+    before, terms = plain(step), changed(step)
+    added = {term for change in changed.transforms for term in change.weighs}
+    assert terms.keys() == {*before, *added}
     assert all(terms[key].shape == () and terms[key].isfinite() for key in terms)
-    assert any(terms[key].item() != pytest.approx(plain[key].item(), rel=1e-4) for key in plain)
-    sum(terms[key] for key in plain).backward()
+    new = [flag for flag in combination if flag not in plain.implies]
+    changes = any(terms[key].item() != pytest.approx(before[key].item(), rel=1e-4) for key in before)
+    assert changes == bool(new)
+    sum(terms[key] for key in before).backward()
     assert s.grad.isfinite().all()
     assert s.grad.abs().sum() > 0
-    assert all(parameter.grad.abs().sum() > 0 for parameter in method.transforms.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in changed.transforms.parameters())
 
 
 FLAGS = ("--model_s", "resnet8", "--dataset", "shapes100", "--epochs", 2, "--warmup_epochs", 0, "--quiet")
@@ -289,3 +295,18 @@ def test_flags_of_transforms_and_methods_do_not_collide(name):
     opt, method = student_options(["--distill", name])
     assert list(opt.transforms) == list(method.build.implies)
     assert method.name == name
+
+
+@pytest.mark.parametrize("name", list(registry))
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_the_table_of_what_goes_with_what_is_what_the_command_line_takes(name, combination):
+    (line,) = [line for line in transform_table().splitlines() if f"`{name}`" in line]
+    cells = dict(zip(transform_registry, line.split(" | ")[1:], strict=False))
+    arguments = ["--distill", name, *(f"--{flag}" for flag in combination)]
+    if any(cells[flag].startswith("with") for flag in combination):
+        with pytest.raises(UserError, match="has no effect while -a"):
+            student_options(arguments)
+        arguments += ["-a", "1"]
+    implied = [flag for flag in transform_registry if cells[flag] == "always"]
+    opt, _ = student_options(arguments)
+    assert list(opt.transforms) == [flag for flag in transform_registry if flag in (*combination, *implied)]
