@@ -41,9 +41,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public name for these two yet; a release without them means float32
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device.type == "cpu" and any(check() for check in checks if check)
+    return device.type == "cpu" and any(map(_cpu_has, ("_is_amx_tile_supported", "_is_avx512_bf16_supported")))
+
+
+def _cpu_has(check: str) -> bool:
+    """Ask `torch.cpu`, which has no public names for these yet; a release without one means no."""
+    return bool(getattr(torch.cpu, check, lambda: False)())
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype if low else None, enabled=low and enabled)
 
     def spare_slow_operations(self, network: nn.Module) -> None:
-        """Let the operations of a network that the low format would slow down take another form; see `adapt`."""
-        if self.device.type == "cpu" and self.dtype != torch.float32:
+        """Let the operations of a network that the low format would slow down take another form; see `adapt`.
+
+        Only where AMX multiplies: on what is slow elsewhere nothing is known.
+        """
+        if self.device.type == "cpu" and self.dtype != torch.float32 and _cpu_has("_is_amx_tile_supported"):
             cpu_convolution.adapt(network)
 
     def scaler(self) -> torch.amp.GradScaler:

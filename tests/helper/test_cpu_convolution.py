@@ -83,7 +83,8 @@ def test_strided_depthwise_convolutions_train_in_float32():
     torch.testing.assert_close(tested, low, rtol=0, atol=0)
 
 
-def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own():
+def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own(monkeypatch):
+    monkeypatch.setattr("helper.precision._cpu_has", lambda check: True)
     network = model_dict["vgg8"](num_classes=10).eval()
     keys = list(network.state_dict())
     x = torch.randn(16, 3, 32, 32)
@@ -100,6 +101,13 @@ def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own():
     torch.testing.assert_close(twin(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_float32_runs_are_not_adapted(monkeypatch):
-    monkeypatch.setattr(cpu_convolution, "adapt", lambda network: pytest.fail("adapted"))
-    Precision(torch.device("cpu"), torch.float32).spare_slow_operations(nn.Conv2d(4, 4, 3, padding=1))
+@pytest.mark.parametrize(("dtype", "has_amx", "adapted"), [
+    (torch.bfloat16, True, True), (torch.bfloat16, False, False), (torch.float32, True, False),
+])  # fmt: skip
+def test_only_low_formats_on_processors_with_amx_are_adapted(monkeypatch, dtype, has_amx, adapted):
+    seen = []
+    monkeypatch.setattr(cpu_convolution, "adapt", seen.append)
+    monkeypatch.setattr("helper.precision._cpu_has", lambda check: has_amx)
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    Precision(torch.device("cpu"), dtype).spare_slow_operations(conv)
+    assert seen == [conv] * adapted
