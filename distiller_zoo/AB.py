@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import ConvReg
-from .base import Distiller, Needs, Shapes, Stage, Step, register
+from .base import Distiller, Epochs, Needs, Shapes, Stage, Step, register
 
 __all__ = ["ABLoss", "ActivationBoundaries"]
 
@@ -66,7 +66,7 @@ class ActivationBoundaries(Distiller):
     needs = Needs(features="mid", preact=True)
     weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "init"}
 
-    def __init__(self, shapes: Shapes, init_epochs: int = 30):
+    def __init__(self, shapes: Shapes, init_epochs: Epochs = 30):
         super().__init__(shapes)
         if init_epochs < 1:
             raise ValueError(f"--init_epochs {init_epochs} must be at least 1")

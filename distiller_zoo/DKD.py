@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .base import LogitDistiller, LogitPair, Shapes, register
+from .base import Epochs, LogitDistiller, LogitPair, Shapes, register
 from .functional import MASKED, kl_rows, mean_of_rows
 from .ramps import warm_up
 
@@ -83,7 +83,7 @@ class DecoupledKD(LogitDistiller):
 
     weighs: Mapping[str, str] = {"r": "cls", "a": "tckd", "b": "nckd"}
 
-    def __init__(self, shapes: Shapes, kd_warmup: int = 20):
+    def __init__(self, shapes: Shapes, kd_warmup: Epochs = 20):
         super().__init__(shapes)
         if shapes.classes < 3:
             raise ValueError(f"{shapes.classes} classes leave nothing to compare beside the label; 3 are needed")

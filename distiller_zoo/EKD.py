@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import (
+    Epochs,
     LogitDistiller,
     LogitPair,
     Shapes,
@@ -92,7 +93,7 @@ class Evidential(Transform):
         ekd_learn_prior: bool = False,
         ekd_evidence: Evidence = "softplus",
         ekd_weight: float = 4.5,
-        ekd_warmup: int = 30,
+        ekd_warmup: Epochs = 30,
         ekd_soften: bool = False,
     ):
         super().__init__(shapes)
@@ -172,7 +173,7 @@ class EvidentialTraining(Supervised):
         log_prior: float = 1.0,
         fix_prior: bool = False,
         flat_weight: float = 0.0,
-        flat_warmup: int = 10,
+        flat_warmup: Epochs = 10,
     ):
         super().__init__(shapes)
         if not flat_weight >= 0 or flat_weight == math.inf or flat_warmup < 0:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .base import Distiller, Needs, Shapes, Stage, Step, register
+from .base import Distiller, Epochs, Needs, Shapes, Stage, Step, register
 from .spatial import match_size
 
 __all__ = ["FSP", "SolutionFlow"]
@@ -64,7 +64,7 @@ class SolutionFlow(Distiller):
     needs = Needs(features="all")
     weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "init"}
 
-    def __init__(self, shapes: Shapes, init_epochs: int = 30):
+    def __init__(self, shapes: Shapes, init_epochs: Epochs = 30):
         super().__init__(shapes)
         if init_epochs < 1:
             raise ValueError(f"--init_epochs {init_epochs} must be at least 1")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Distiller, Needs, Shapes, Stage, Step, register
+from .base import Distiller, Epochs, Needs, Shapes, Stage, Step, register
 from .spatial import match_size
 
 __all__ = ["FactorTransfer", "Paraphraser", "Translator"]
@@ -112,7 +112,7 @@ class Factor(Distiller):
 
     needs = Needs(features="mid")
 
-    def __init__(self, shapes: Shapes, init_epochs: int = 30, init_learning_rate: float = 0.01):
+    def __init__(self, shapes: Shapes, init_epochs: Epochs = 30, init_learning_rate: float = 0.01):
         super().__init__(shapes)
         if init_epochs < 1 or init_learning_rate <= 0:
             raise ValueError(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Distiller, Needs, Shapes, Step, register
+from .base import Distiller, Epochs, Needs, Shapes, Step, register
 from .ramps import warm_up
 
 __all__ = ["ABF", "ReviewFusion", "ReviewKD", "hcl", "hierarchical_context_loss"]
@@ -156,7 +156,7 @@ class ReviewKD(Distiller):
 
     needs = Needs(features="all", preact="teacher")
 
-    def __init__(self, shapes: Shapes, kd_warmup: int = 20):
+    def __init__(self, shapes: Shapes, kd_warmup: Epochs = 20):
         super().__init__(shapes)
         if kd_warmup < 0:
             raise ValueError(f"--kd_warmup {kd_warmup} is negative")

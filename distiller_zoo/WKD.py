@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import ConvReg
-from .base import Distiller, LogitDistiller, LogitPair, Needs, Shapes, Step, register
+from .base import Distiller, Epochs, LogitDistiller, LogitPair, Needs, Shapes, Step, register
 from .functional import MASKED
 from .ramps import cosine_decay
 
@@ -131,7 +131,7 @@ class WKDL(LogitDistiller):
 
     weighs: Mapping[str, str] = {"r": "cls", "a": "target", "b": "transport"}
 
-    def __init__(self, shapes: Shapes, kappa: float = 1.0, decay_epoch: int = 150, decay_end: int = 240):
+    def __init__(self, shapes: Shapes, kappa: float = 1.0, decay_epoch: Epochs = 150, decay_end: Epochs = 240):
         super().__init__(shapes)
         if shapes.classes < 3:
             raise ValueError(f"{shapes.classes} classes leave nothing to move beside the label; 3 are needed")
@@ -217,7 +217,9 @@ class WKDF(Distiller):
 
     needs = Needs(features="mid")
 
-    def __init__(self, shapes: Shapes, rho: float = 4.0, grid: int = 1, decay_epoch: int = 150, decay_end: int = 240):
+    def __init__(
+        self, shapes: Shapes, rho: float = 4.0, grid: int = 1, decay_epoch: Epochs = 150, decay_end: Epochs = 240
+    ):
         super().__init__(shapes)
         if not rho >= 0:
             raise ValueError(f"--rho {rho} must be at least 0")

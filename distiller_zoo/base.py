@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional import kl_divergence
+
+# of a constructor's argument: a number of epochs, which a shortened schedule shortens
+Epochs = Annotated[int, "epochs"]
 
 
 @dataclass(frozen=True)
@@ -369,6 +372,7 @@ class Option:
         type: int, float or str.
         choices: allowed values, None where any.
         help: the argument's line in the class docstring.
+        counts_epochs: whether it is annotated as `Epochs`.
     """
 
     name: str
@@ -376,6 +380,7 @@ class Option:
     type: type
     choices: tuple | None
     help: str
+    counts_epochs: bool = False
 
 
 @dataclass(frozen=True)
@@ -408,13 +413,14 @@ class Method:
 
 def constructor_options(build: type[Distiller | Transform]) -> list[Option]:
     """The flags that a class takes, from the signature and docstring of its constructor."""
-    hints = get_type_hints(build.__init__)
+    hints = get_type_hints(build.__init__, include_extras=True)
     lines = _argument_lines(inspect.getdoc(build) or "")
     options = []
     for name, parameter in list(inspect.signature(build.__init__).parameters.items())[2:]:
         choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
-        kind = type(choices[0]) if choices else hints[name]
-        options.append(Option(name, parameter.default, kind, choices, lines.get(name, "")))
+        counts_epochs = hints[name] == Epochs
+        kind = type(choices[0]) if choices else int if counts_epochs else hints[name]
+        options.append(Option(name, parameter.default, kind, choices, lines.get(name, ""), counts_epochs))
     return options
 
 

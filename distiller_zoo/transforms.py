@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .base import LogitPair, Shapes, Transform, transform
+from .base import Epochs, LogitPair, Shapes, Transform, transform
 
 __all__ = ["CurriculumTemperature", "Sort", "Standardise", "reversal_strength", "sort_logits", "standardise"]
 
@@ -156,7 +156,7 @@ class CurriculumTemperature(Transform):
         t_start: float = 1.0,
         t_end: float = 20.0,
         decay_kind: Literal["cosine", "linear"] = "cosine",
-        decay_loops: int = 10,
+        decay_loops: Epochs = 10,
         decay_max: float = 0.0,
         decay_min: float = -1.0,
         curriculum_scope: Literal["global", "instance"] = "global",

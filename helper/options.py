@@ -59,6 +59,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie"
     )
     group.add_argument("--epochs", type=int, metavar="N", help="number of epochs (240)")
+    group.add_argument(
+        "--scale_epochs",
+        type=int,
+        metavar="N",
+        help="shorten all that is counted in epochs, until there are N",
+    )
     group.add_argument("--batch_size", type=int, metavar="N", help="training images per step (64)")
     group.add_argument(
         "--learning_rate", type=float, metavar="LR", help="initial rate (0.05; 0.01 for mobile networks)"
@@ -141,7 +147,7 @@ def _check_ranges(opt: argparse.Namespace) -> None:
     Raises:
         UserError: the first value that is out of its range.
     """
-    for name in ("epochs", "batch_size", "subset", "save_freq", "print_freq", "tb_freq"):
+    for name in ("epochs", "scale_epochs", "batch_size", "subset", "save_freq", "print_freq", "tb_freq"):
         _check(opt, name, 1)
     for name in ("warmup_epochs", "weight_decay", "num_workers"):
         _check(opt, name, 0)
@@ -167,6 +173,31 @@ def _apply_recipe(opt: argparse.Namespace, *recipes: Mapping[str, Any]) -> dict[
         if hasattr(opt, name) and getattr(opt, name) is None:
             setattr(opt, name, value)
     return defaults
+
+
+def _scale_epochs(opt: argparse.Namespace, known: Sequence[Option]) -> None:
+    """Carry out `--scale_epochs`: the run is then the one whose flags have the shortened numbers.
+
+    Args:
+        opt: with the recipe applied; the option itself is dropped.
+        known: further options that may count epochs.
+    """
+    wanted = opt.scale_epochs
+    delattr(opt, "scale_epochs")
+    if wanted is None:
+        return
+    factor = wanted / opt.epochs
+
+    def scaled(epochs: int) -> int:
+        return max(1, round(epochs * factor)) if epochs else 0
+
+    opt.epochs, opt.lr_decay_epochs = wanted, tuple(sorted({scaled(epochs) for epochs in opt.lr_decay_epochs}))
+    opt.warmup_epochs = scaled(opt.warmup_epochs)
+    for name in (option.name for option in known if option.counts_epochs):
+        setattr(opt, name, scaled(getattr(opt, name)))
+    for name, options in getattr(opt, "transforms", {}).items():
+        counted = [option.name for option in constructor_options(transform_registry[name]) if option.counts_epochs]
+        options.update({option: scaled(options[option]) for option in counted})
 
 
 def _trial_seed(trial: str) -> int:
@@ -213,6 +244,7 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     _known(opt.model, model_dict, "model")
     defaults = _apply_recipe(opt, dataset_dict[opt.dataset].recipe, model_recipe.get(opt.model, {}))
     _check_ranges(opt)
+    _scale_epochs(opt, constructor_options(build))
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
     opt.notes = _notes(opt, arguments)
     opt.loss = name
@@ -466,6 +498,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     _settle_optimizer(opt)
     _settle_weights(opt, method)
     _settle_transforms(opt, method)
+    _scale_epochs(opt, method.options())
     if opt.teacher_cache_fill and not opt.teacher_cache:
         raise UserError("--teacher_cache_fill needs --teacher_cache DIR")
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
