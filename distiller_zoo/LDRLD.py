@@ -167,6 +167,7 @@ class LDRLD(nn.Module):
         form: see `local_dense_relations`. At k = C no class remains: `code` then returns the KL over all classes as the
             remaining term, as the official mask does, `paper` returns 0.
         epsilon, delta, decay: see `adaptive_decay_weights`.
+        adw: False gives all pairs the weight 1 instead.
     """
 
     def __init__(
@@ -182,11 +183,13 @@ class LDRLD(nn.Module):
         epsilon: float = 1.5,
         delta: float = 2.0,
         decay: float = 0.05,
+        adw: bool = True,
     ):
         super().__init__()
         self.alpha, self.beta, self.ce_loss_weight = alpha, beta, ce_loss_weight
         self.k, self.temperature, self.topk_from, self.form = k, temperature, topk_from, form
-        pairs, *self.other_weights = _subset_weights(adaptive_decay_weights(k, epsilon, delta, decay), k, form)
+        weights = adaptive_decay_weights(k, epsilon, delta, decay)
+        pairs, *self.other_weights = _subset_weights(weights if adw else torch.ones_like(weights), k, form)
         self.register_buffer("pair_weights", pairs, persistent=False)
 
     def terms(self, logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -219,6 +222,7 @@ class LocalDenseLogitRelations(LogitDistiller):
         epsilon: constant added to the distance of two ranks
         delta: scale of the rank decay
         decay: rate of the rank decay
+        adw: weigh the pairs by their ranks
 
     Raises:
         ValueError: k is below 2 or above the number of classes, or epsilon is negative.
@@ -235,13 +239,14 @@ class LocalDenseLogitRelations(LogitDistiller):
         epsilon: float = 1.5,
         delta: float = 2.0,
         decay: float = 0.05,
+        adw: bool = True,
     ):
         super().__init__(shapes)
         if not 2 <= k <= shapes.classes:
             raise ValueError(f"--k {k} is not between 2 and the number of classes, {shapes.classes}")
         if epsilon < 0:
             raise ValueError(f"--epsilon {epsilon} is negative")
-        constants = {"epsilon": epsilon, "delta": delta, "decay": decay}
+        constants = {"epsilon": epsilon, "delta": delta, "decay": decay, "adw": adw}
         self.loss = LDRLD(1.0, 1.0, k, self.temperature, topk_from=topk_from, form=form, **constants)
 
     def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:

@@ -1,25 +1,124 @@
-# Sourced by the scripts that are lists of commands: goes to the repository's root and names what they share.
+# Sourced by the scripts that are lists of runs. Goes to the repository's root; defines `train`, `plain` and `distill`,
+# which run what is selected, one after the other:
 #
-#   PYTHON=FILE  the interpreter (.venv's where there is one)
-#   TRIAL=N      of the students (1)
+#   PAIRS="resnet56:resnet20 ..."  teacher:student, only these
+#   METHODS="kd kd+sort ..."       only these: the value of --distill and, in the order of the flags, +sort, +ekd, ...;
+#                                  "labels" are students without a teacher, "teachers" their own training
+#   TRIALS="1 2 3"                 of students (1)
+#   EPOCHS=N                       shorten the students' schedules to N epochs (--scale_epochs)
+#   EXTRA="--teacher_cache DIR"    further flags for every run of train_student.py
+#   PYTHON=FILE                    the interpreter (.venv's where there is one)
+#
+# and, as the first argument of the script, --list: print the commands, one on a line, instead. Other arguments go to
+# every run. Runs that are finished are skipped, those that were cut off go on. One that fails does not stop the others;
+# it is named at the end, with its log.
 # shellcheck shell=sh
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 fi
+LIST=
+if [ "${1:-}" = --list ]; then
+    LIST=1
+    shift
+fi
+logs=save/logs
 
-# train MODEL FLAGS...: a network from labels; goes on where it was cut off, and does nothing where it is finished
+# selected WORD LIST: whether a word is in a list; every word is in an empty one
+selected() {
+    case " ${2:-$1} " in *" $1 "*) ;; *) return 1 ;; esac
+}
+
+# method FLAGS...: what METHODS calls a run of train_student.py with these flags
+method() {
+    name=kd
+    changes=
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --distill) name=$2 ;;
+            --optimizer) changes="$changes+$2" ;;
+            --sort | --ekd | --curriculum_T) changes="$changes+${1#--}" ;;
+            --logit-stand | --logit_stand) changes="$changes+logit_stand" ;;
+        esac
+        shift
+    done
+    echo "$name$changes"
+}
+
+# run NAME COMMAND...: a command of the interpreter, with its output on the terminal and in NAME's log
+run() {
+    log="$logs/$1.log"
+    shift
+    if [ -n "$LIST" ]; then
+        printf '%s' "$PYTHON"
+        printf ' %s' "$@"
+        echo
+        return
+    fi
+    mkdir -p "$logs"
+    echo "$PYTHON $*"
+    # a pipe ends as its last command does, so the status takes another way
+    { "$PYTHON" "$@" 2>&1 || echo "$log" >> "$logs/failed.$$"; } | tee "$log"
+}
+
+# train MODEL FLAGS...: a teacher from labels, by its full schedule
 train() {
     model=$1
     shift
-    "$PYTHON" train_teacher.py --model "$model" --resume "$@"
+    selected teachers "${METHODS:-}" || return 0
+    case " ${PAIRS:-$model:}" in *" $model:"*) ;; *) return 0 ;; esac
+    run "teacher-$model-$(echo "$*" | cksum | cut -d ' ' -f 1)" train_teacher.py --model "$model" --resume "$@"
 }
 
-# distill TEACHER STUDENT FLAGS...: a student of a teacher that fetch_pretrained_teachers.sh fetches, in the same way
-distill() {
-    teacher=$1 student=$2
-    shift 2
-    "$PYTHON" train_student.py --path_t "./save/models/${teacher}_vanilla/ckpt_epoch_240.pth" --model_s "$student" \
-        --trial "${TRIAL:-1}" --resume "$@"
+# plain "STUDENT ..." FLAGS...: students from labels, once for each trial
+plain() {
+    students=$1
+    shift
+    selected labels "${METHODS:-}" || return 0
+    for student in $students; do
+        case "${PAIRS:-:$student} " in *":$student "*) ;; *) continue ;; esac
+        for trial in ${TRIALS:-1}; do
+            # shellcheck disable=SC2086  # a flag and its value
+            run "labels-$student-$trial-$(echo "$*" | cksum | cut -d ' ' -f 1)" \
+                train_teacher.py --model "$student" --trial "$trial" ${EPOCHS:+--scale_epochs $EPOCHS} --resume "$@"
+        done
+    done
 }
+
+# distill_from FILE TEACHER STUDENT FLAGS...: a student of the teacher in a file, once for each trial
+distill_from() {
+    file=$1 teacher=$2 student=$3
+    shift 3
+    selected "$teacher:$student" "${PAIRS:-}" && selected "$(method "$@")" "${METHODS:-}" || return 0
+    for trial in ${TRIALS:-1}; do
+        # shellcheck disable=SC2086
+        run "$(method "$@")-$teacher-$student-$trial-$(echo "$*" | cksum | cut -d ' ' -f 1)" \
+            train_student.py --path_t "$file" --model_s "$student" --trial "$trial" \
+            ${EPOCHS:+--scale_epochs $EPOCHS} --resume "$@" ${EXTRA:-}
+    done
+}
+
+# distill TEACHER STUDENT FLAGS...: the same with a teacher of fetch_pretrained_teachers.sh
+distill() {
+    distill_from "./save/models/$1_vanilla/ckpt_epoch_240.pth" "$@"
+}
+
+# script NAME ARGUMENTS...: another list of this folder
+script() {
+    name=$1
+    shift
+    PYTHON=$PYTHON sh "scripts/$name" ${LIST:+--list} "$@" && return
+    mkdir -p "$logs"
+    echo "scripts/$name" >> "$logs/failed.$$"
+}
+
+finish() {
+    status=$?
+    [ -s "$logs/failed.$$" ] || exit "$status"
+    echo "these runs failed, see their logs:" >&2
+    sed 's/^/  /' "$logs/failed.$$" >&2
+    rm -f "$logs/failed.$$"
+    exit 1
+}
+trap finish EXIT

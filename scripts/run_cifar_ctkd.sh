@@ -1,7 +1,7 @@
 #!/bin/sh
 # CTKD on CIFAR-100: KD with a learned temperature, and without, to compare. The settings are the same for every pair.
-# Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh Extra arguments go to every run: sh
-# scripts/run_cifar_ctkd.sh --epochs 30. A second call goes on where the first one stopped.
+# Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -1,22 +1,17 @@
 #!/bin/sh
 # EKD on CIFAR-100: evidential teachers, then their students with the published weights, priors and warm-ups per pair.
 # The priors are those that the authors' teachers had learned. Another teacher learns another one, which is `log_prior`
-# in its summary.json: give that to the students instead, --ekd_prior X. Extra arguments go to every student: sh
-# scripts/run_cifar_ekd.sh --epochs 30. A second call goes on where the first one stopped.
+# in its summary.json: give that to the students instead, --ekd_prior X. common.sh says how to choose from the runs and
+# how to list them; further arguments go to every student.
 set -eu
 . "$(dirname "$0")/common.sh"
 
 # evidential TEACHER STUDENT FLAGS...: like distill, from the evidential teachers below
 evidential() {
-    folder="./save/models/$1_cifar100_lr_0.05_decay_0.0005_loss-evidential"
+    schedule=
     # the published schedule of one of them differs, and so does its folder's name
-    if [ "$1" = resnet32x4 ]; then
-        folder="./save/models/$1_cifar100_lr_0.05_decay_0.0005_lr_decay_epochs-80-150-180-210_loss-evidential"
-    fi
-    teacher=$1 student=$2
-    shift 2
-    "$PYTHON" train_student.py --path_t "${folder}_trial_0/${teacher}_last.pth" --model_s "$student" \
-        --trial "${TRIAL:-1}" --resume --distill ekd "$@"
+    [ "$1" != resnet32x4 ] || schedule=lr_decay_epochs-80-150-180-210_
+    distill_from "./save/models/$1_cifar100_lr_0.05_decay_0.0005_${schedule}loss-evidential_trial_0/$1_last.pth" "$@"
 }
 
 train resnet56 --loss evidential
@@ -26,17 +21,17 @@ train wrn_40_2 --loss evidential
 train vgg13 --loss evidential
 train ResNet50 --loss evidential
 
-evidential resnet32x4 resnet8x4 -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
-evidential resnet56 resnet20 -r 1 -a 3.0 -b 2.0 --ekd_prior -0.93 --ekd_warmup 30 "$@"
-evidential resnet110 resnet20 -r 1 -a 4.5 -b 1.0 --ekd_prior -0.86 --ekd_warmup 30 "$@"
-evidential resnet110 resnet32 -r 1 -a 2.5 -b 2.5 --ekd_prior -0.86 --ekd_warmup 30 "$@"
-evidential vgg13 vgg8 -r 1 -a 4.5 -b 4.5 --ekd_prior -0.60 --ekd_warmup 30 "$@"
-evidential wrn_40_2 wrn_16_2 -r 1 -a 2.5 -b 2.5 --ekd_prior -1.16 --ekd_warmup 30 "$@"
-evidential wrn_40_2 wrn_40_1 -r 1 -a 4.5 -b 2.0 --ekd_prior -1.21 --ekd_warmup 30 "$@"
-evidential resnet32x4 ShuffleV2 -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
-evidential resnet32x4 wrn_16_2 -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
-evidential resnet32x4 wrn_40_2 -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
-evidential ResNet50 MobileNetV2 -r 1 -a 4.5 -b 3.0 --ekd_prior -1.10 --ekd_warmup 150 "$@"
-evidential vgg13 MobileNetV2 -r 1 -a 4.5 -b 3.0 --ekd_prior -1.23 --ekd_warmup 150 "$@"
-evidential wrn_40_2 MobileNetV2 -r 1 -a 4.5 -b 4.5 --ekd_prior -1.21 --ekd_warmup 150 "$@"
-evidential wrn_40_2 resnet8x4 -r 1 -a 6.0 -b 3.0 --ekd_prior -1.16 --ekd_warmup 30 "$@"
+evidential resnet32x4 resnet8x4 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
+evidential resnet56 resnet20 --distill ekd -r 1 -a 3.0 -b 2.0 --ekd_prior -0.93 --ekd_warmup 30 "$@"
+evidential resnet110 resnet20 --distill ekd -r 1 -a 4.5 -b 1.0 --ekd_prior -0.86 --ekd_warmup 30 "$@"
+evidential resnet110 resnet32 --distill ekd -r 1 -a 2.5 -b 2.5 --ekd_prior -0.86 --ekd_warmup 30 "$@"
+evidential vgg13 vgg8 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -0.60 --ekd_warmup 30 "$@"
+evidential wrn_40_2 wrn_16_2 --distill ekd -r 1 -a 2.5 -b 2.5 --ekd_prior -1.16 --ekd_warmup 30 "$@"
+evidential wrn_40_2 wrn_40_1 --distill ekd -r 1 -a 4.5 -b 2.0 --ekd_prior -1.21 --ekd_warmup 30 "$@"
+evidential resnet32x4 ShuffleV2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
+evidential resnet32x4 wrn_16_2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
+evidential resnet32x4 wrn_40_2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30 "$@"
+evidential ResNet50 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 3.0 --ekd_prior -1.10 --ekd_warmup 150 "$@"
+evidential vgg13 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 3.0 --ekd_prior -1.23 --ekd_warmup 150 "$@"
+evidential wrn_40_2 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.21 --ekd_warmup 150 "$@"
+evidential wrn_40_2 resnet8x4 --distill ekd -r 1 -a 6.0 -b 3.0 --ekd_prior -1.16 --ekd_warmup 30 "$@"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # LDRLD on CIFAR-100. Its weights were published for resnet32x4 -> resnet8x4 only; the other pairs take the same ones,
-# for want of others, and could do with a search of their own. Fetch the teachers first: sh
-# scripts/fetch_pretrained_teachers.sh Extra arguments go to every run: sh scripts/run_cifar_ldrld.sh --epochs 30. A
-# second call goes on where the first one stopped.
+# for want of others, and could do with a search of their own.
+# Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # LSKD on CIFAR-100: standardised logits under KD, DKD, MLKD and CTKD, with the base temperature and the weight that
 # the authors' logs name for the pair. Where a log is missing (MLKD: resnet56 -> resnet20 and wrn_40_2 -> MobileNetV2)
-# or does not name DKD's beta, the default is taken. Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
-# Extra arguments go to every run: sh scripts/run_cifar_lskd.sh --epochs 30. A second call goes on where the first one
-# stopped.
+# or does not name DKD's beta, the default is taken.
+# Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -1,8 +1,9 @@
 #!/bin/sh
 # SortKD on CIFAR-100: KD and DKD with sorted teacher logits, and without, to compare. The paper keeps the weights of
 # both; DKD's -b is that of its configuration for the pair (resnet110 -> resnet20 has none there: 2, as resnet110 ->
-# resnet32). Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh Extra arguments go to every run: sh
-# scripts/run_cifar_sort.sh --epochs 30. A second call goes on where the first one stopped.
+# resnet32).
+# Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

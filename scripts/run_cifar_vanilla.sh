@@ -1,7 +1,6 @@
 #!/bin/sh
-# Train the CIFAR-100 networks from labels: the six teachers and the plain students of the benchmark tables. Extra
-# arguments go to every run: sh scripts/run_cifar_vanilla.sh --trial 1. A second call goes on where the first one
-# stopped.
+# Train the CIFAR-100 networks from labels: the six teachers and the plain students of the benchmark tables.
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 
@@ -14,12 +13,4 @@ train vgg13 "$@"
 train ResNet50 "$@"
 
 # students
-train wrn_16_2 "$@"
-train wrn_40_1 "$@"
-train resnet20 "$@"
-train resnet32 "$@"
-train resnet8x4 "$@"
-train vgg8 "$@"
-train MobileNetV2 "$@"
-train ShuffleV1 "$@"
-train ShuffleV2 "$@"
+plain "wrn_16_2 wrn_40_1 resnet20 resnet32 resnet8x4 vgg8 MobileNetV2 ShuffleV1 ShuffleV2" "$@"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller_zoo import LDRLD, Shapes, registry
+from distiller_zoo import LDRLD, Shapes, local_dense_relations, registry
 
 
 def literal_kl(s: list[float], t: list[float], T: float) -> float:
@@ -127,3 +127,13 @@ def test_refuses_a_k_without_a_meaning(k):
     shapes = Shapes([], [], classes=10, samples=100)
     with pytest.raises(ValueError, match=r"--k .* between 2 and the number of classes, 10"):
         registry["ldrld"].build(shapes, k=k)
+
+
+def test_without_adaptive_weights_all_pairs_weigh_one():
+    s, t = torch.randn(5, 12, dtype=torch.float64), torch.randn(5, 12, dtype=torch.float64)
+    top = s.topk(4, dim=1).indices
+    pairs = torch.ones(6, dtype=torch.float64)
+    expected = local_dense_relations(s.gather(1, top), t.gather(1, top), pairs, 4.0)
+    found, _ = LDRLD(1.0, 1.0, k=4, adw=False).terms(s, t, 4.0)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, LDRLD(1.0, 1.0, k=4).terms(s, t, 4.0)[0])

@@ -15,7 +15,10 @@ def settings(arguments: str) -> dict:
 @pytest.mark.parametrize(
     ("short", "spelled_out"),
     [
-        ("--distill ldrld --scale_epochs 24", "--distill ldrld --epochs 24 --lr_decay_epochs 15,18,21 --warmup_epochs 2"),
+        (
+            "--distill ldrld --scale_epochs 24",
+            "--distill ldrld --epochs 24 --lr_decay_epochs 15,18,21 --warmup_epochs 2",
+        ),
         ("--distill dkd --scale_epochs 24", "--distill dkd --epochs 24 --lr_decay_epochs 15,18,21 --kd_warmup 2"),
         (
             "--epochs 480 --lr_decay_epochs 100,300 --scale_epochs 48 --curriculum_T --decay_loops 20 --ekd",

@@ -1,6 +1,7 @@
 """The lines of scripts/run_cifar_distill.sh run as they are written, but on few images."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from dataset import shapes100
 from models import model_dict
 
-SCRIPT = (Path(__file__).parent.parent.parent / "scripts" / "run_cifar_distill.sh").read_text(encoding="utf-8")
-LINES = re.findall(r'^distill resnet32x4 resnet8x4 (--distill .*) "\$@"$', SCRIPT, re.MULTILINE)
+REPOSITORY = Path(__file__).parent.parent.parent
+LISTED = subprocess.run(
+    ["sh", "scripts/run_cifar_distill.sh", "--list"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+).stdout
+LINES = re.findall(r" --resume (--distill .*)$", LISTED, re.MULTILINE)
 # RepDistiller's README, word for word
 PUBLISHED = """
 kd -r 0.1 -a 0.9 -b 0 | hint -a 0 -b 100 | attention -a 0 -b 1000 | similarity -a 0 -b 3000 | correlation -a 0 -b 0.02
