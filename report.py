@@ -1,116 +1,96 @@
-"""Compare finished runs: a table on the terminal, and learning curves with `--figure FILE`."""
+"""Compare finished runs: a table, and learning curves with `--figure FILE`."""
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 import statistics
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dataset import dataset_dict
+from helper.checkpoint import write_file
 from helper.errors import UserError, run_command
 from helper.options import OneLineParser
-from helper.run import INCIDENTAL
+from helper.results import SELECTIONS, Cell, baseline_of, gain, mean_and_spread, published, read_cells
 
-# kinds of runs below a save folder
-FOLDERS = ("models", "student_model")
-
-
-@dataclass
-class Cell:
-    """Runs that differ in nothing but trial and seed.
-
-    Attributes:
-        label: network and method.
-        options: those that all of them share.
-        summaries: one per run.
-        curves: `test_acc` of every epoch, one list per run.
-    """
-
-    label: str
-    options: dict[str, Any]
-    summaries: list[dict[str, Any]] = field(default_factory=list)
-    curves: list[list[float]] = field(default_factory=list)
-
-    def mean_and_spread(self, key: str) -> str:
-        """A summary's figure as `mean ± standard deviation` over the runs, or alone where there is one."""
-        values = [summary[key] for summary in self.summaries]
-        mean = f"{statistics.mean(values):.2f}"
-        return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+Line = Sequence[str]
 
 
-def label_of(options: dict[str, Any]) -> str:
-    """A run's row label: network, and method with its weights where it is distilled."""
-    if "distill" not in options:
-        return f"{options['model']}, from labels"
-    weights = " ".join(f"-{flag} {options[flag]:g}" for flag in "rab" if options.get(flag) is not None)
-    transforms = "".join(f" +{name}" for name in options.get("transforms", {}))
-    return f"{options['model_s']}, {options['distill']} {weights}{transforms}"
-
-
-def read_cells(save_folder: Path, dataset: str) -> list[Cell]:
-    """Group the finished runs below a save folder.
+def table(cells: Sequence[Cell], select: str, baseline: str) -> tuple[list[Line], list[str]]:
+    """What every format shows.
 
     Args:
-        save_folder: `--save_folder` of the runs.
-        dataset: only runs on this one.
+        cells: the settings.
+        select: which accuracy, `last` or `best`.
+        baseline: the method that gains are measured from, besides training from labels.
 
     Returns:
-        A cell per setting, in the order in which its first run finished.
-
-    Raises:
-        UserError: a file of a run is damaged.
+        The header and a line per setting, and the notes below: teachers' accuracies, sources of published figures.
     """
-    cells: dict[str, Cell] = {}
-    found = [path for kind in FOLDERS for path in (save_folder / kind).glob("*/summary.json")]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime):
-        try:
-            options = json.loads((path.parent / "options.json").read_text())
-            summary = json.loads(path.read_text())
-            rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-            if options["dataset"] != dataset:
-                continue
-            setting = {key: value for key, value in options.items() if key not in (*INCIDENTAL, "trial", "seed")}
-            cell = cells.setdefault(json.dumps(setting, sort_keys=True), Cell(label_of(options), setting))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{path.parent} is damaged ({reason}); delete it or run it again") from None
-        cell.summaries.append(summary)
-        # the rows of pre-training stages have no test accuracy
-        cell.curves.append([row["test_acc"] for row in rows if "test_acc" in row])
-    tell_apart(list(cells.values()))
-    return list(cells.values())
-
-
-def tell_apart(cells: list[Cell]) -> None:
-    """Add to equal labels the options in which their cells differ."""
-    for label in {cell.label for cell in cells}:
-        alike = [cell for cell in cells if cell.label == label]
-        keys = sorted({key for cell in alike for key in cell.options})
-        differing = [key for key in keys if len({str(cell.options.get(key)) for cell in alike}) > 1]
-        for cell in alike:
-            cell.label = " ".join([label, *(f"{key} {cell.options.get(key)}" for key in differing)])
-
-
-def print_table(cells: list[Cell]) -> None:
-    """Print a line per setting: last and best test accuracy in percent, number of runs, speed."""
-    header = ("run", "epochs", "trials", "last acc", "best acc", "images/s")
-    lines = [header]
+    key = SELECTIONS[select]
+    header = ("run", "epochs", "trials", f"{select} acc", "over labels", f"over {baseline}", "published", "images/s")
+    lines: list[Line] = [header]
+    sources: list[str] = []
     for cell in cells:
-        speed = statistics.mean(summary["images_per_second"] for summary in cell.summaries)
-        figures = (cell.mean_and_spread("test_acc"), cell.mean_and_spread("best_acc"), f"{speed:.0f}")
+        known = published(cell)
+        if known and known["source"] not in sources:
+            sources.append(known["source"])
+        bases = (baseline_of(cell, cells, method) for method in ("labels", baseline))
+        gains = [gain(cell, base, key) if base else None for base in bases]
+        figures = (
+            mean_and_spread(cell.values(key)),
+            *(str(found) if found else "-" for found in gains),
+            f"{known['accuracy']:.2f} [{sources.index(known['source']) + 1}]" if known else "-",
+            f"{statistics.mean(cell.values('images_per_second')):.0f}",
+        )
         lines.append((cell.label, str(cell.options["epochs"]), str(len(cell.summaries)), *figures))
     teachers = {summary["teacher_acc"] for cell in cells for summary in cell.summaries if "teacher_acc" in summary}
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    for accuracy in sorted(teachers):
-        print(f"teacher: test acc {accuracy:.2f}")
+    notes = [f"teacher: test acc {accuracy:.2f}" for accuracy in sorted(teachers)]
+    if sources:
+        notes.append("published figures are of full schedules and may be of the best epoch:")
+    return lines, [*notes, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
 
 
-def draw_curves(cells: list[Cell], path: Path) -> None:
+def as_text(lines: Sequence[Line], notes: Sequence[str]) -> str:
+    """Columns padded with spaces."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join([*padded, *notes]) + "\n"
+
+
+def as_markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
+    """A pipe table."""
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    cells = ("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)
+    return "\n".join([*cells, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+
+
+def as_csv(lines: Sequence[Line], notes: Sequence[str]) -> str:
+    """Comma-separated values; the notes are left out."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def as_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
+    """A tabular with booktabs' rules; the notes are comments."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+    def escape(text: str) -> str:
+        return "".join(special.get(character, character) for character in text)
+
+    rows = [" & ".join(map(escape, line)) + r" \\" for line in lines]
+    body = [rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
+    return "\n".join([*(f"% {note}" for note in notes), *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv, "latex": as_latex}
+
+
+def draw_curves(cells: Sequence[Cell], path: Path) -> None:
     """Save the test accuracy over the epochs, a line per setting (mean of its trials), as an image."""
     import matplotlib  # only here, since a table needs none
 
@@ -119,8 +99,9 @@ def draw_curves(cells: list[Cell], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for cell in cells:
-        means = [statistics.mean(accuracies) for accuracies in zip(*cell.curves, strict=True)]
-        axes.plot(range(1, len(means) + 1), means, label=f"{cell.label} (n = {len(cell.curves)})")
+        curves = [[row["test_acc"] for row in rows] for rows in cell.curves]
+        means = [statistics.mean(accuracies) for accuracies in zip(*curves, strict=True)]
+        axes.plot(range(1, len(means) + 1), means, label=f"{cell.label} (n = {len(curves)})")
     axes.set(xlabel="epoch", ylabel="test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -136,12 +117,24 @@ def main() -> None:
     parser = OneLineParser(description="Compare finished runs.", allow_abbrev=False)
     parser.add_argument("--save_folder", type=Path, default=Path("save"), metavar="DIR", help="where runs are (save)")
     parser.add_argument("--dataset", default="cifar100", choices=list(dataset_dict), help="only runs on this one")
+    parser.add_argument("--select", default="last", choices=list(SELECTIONS), help="accuracy of which epoch (last)")
+    parser.add_argument("--over", default="kd", metavar="METHOD", help="method that gains are measured from (kd)")
+    parser.add_argument("--format", default="text", choices=list(FORMATS), help="of the table (text)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the terminal")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the learning curves (.png, .pdf or .svg)")
     opt = parser.parse_args()
-    cells = read_cells(opt.save_folder, opt.dataset)
+    cells, unfinished = read_cells(opt.save_folder, opt.dataset)
+    if unfinished:
+        print(f"note: {len(unfinished)} unfinished runs are left out, {unfinished[0]} for instance", file=sys.stderr)
     if not cells:
         raise UserError(f"no finished run on {opt.dataset} below {opt.save_folder}; see --save_folder and --dataset")
-    print_table(cells)
+    text = FORMATS[opt.format](*table(cells, opt.select, opt.over))
+    if opt.out:
+        opt.out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(opt.out, text.encode())
+        print(f"table in {opt.out}")
+    else:
+        print(text, end="")
     if opt.figure:
         draw_curves(cells, opt.figure)
         print(f"learning curves in {opt.figure}")
