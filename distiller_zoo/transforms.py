@@ -123,8 +123,8 @@ class CurriculumTemperature(Transform):
     T = t_start + t_end·sigmoid(theta), theta starting at 1; the run's optimizer trains it, weight decay included.
 
     With `curriculum_scope` instance, two linear layers with 128 units between them give each sample its theta, from
-    both networks' logits, which get no gradient from that. The official code has no such variant: this is after the
-    paper.
+    both networks' standardised logits, which get no gradient from that. The official code has no such variant: this is
+    after the paper's description.
 
     Args:
         shapes: sizes of the networks and the data set.
@@ -167,6 +167,8 @@ class CurriculumTemperature(Transform):
         self.t_start, self.t_end = t_start, t_end
         self.curriculum = {"loops": decay_loops, "high": decay_max, "low": decay_min, "kind": decay_kind}
         self.per_sample = curriculum_scope == "instance"
+        if self.per_sample and shapes.classes < 2:
+            raise ValueError("a single class has no standard deviation, which --curriculum_scope instance needs")
         if self.per_sample:
             self.predict = _temperature_network(shapes.classes)
             self.register_buffer("last_theta", torch.ones(1))
@@ -184,7 +186,9 @@ class CurriculumTemperature(Transform):
         return replace(pair, temperature=self.temperature(reversed_))
 
     def _predicted(self, pair: LogitPair) -> Tensor:
-        theta = self.predict(torch.cat([pair.student, pair.teacher], dim=1).detach())
+        # of any scale, logits would drive the sigmoid to its end at once
+        scaled = [standardise(logits.detach()) for logits in (pair.student, pair.teacher)]
+        theta = self.predict(torch.cat(scaled, dim=1))
         self.last_theta.copy_(theta.detach().mean())
         return theta
 
