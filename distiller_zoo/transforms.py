@@ -87,9 +87,23 @@ class _ScaledGradient(torch.autograd.Function):
 class Sort(Transform):
     """Give the label the teacher's largest logit, the order of the other classes kept (SortKD)."""
 
+    def __init__(self, shapes: Shapes):
+        super().__init__(shapes)
+        # rows that were changed, rows that there were
+        self.register_buffer("counts", torch.zeros(2), persistent=False)
+
     def forward(self, pair: LogitPair) -> LogitPair:
         """The pair with the teacher's logits sorted."""
+        label = pair.teacher.gather(1, pair.target.unsqueeze(1)).squeeze(1)
+        changed = (label < pair.teacher.amax(1)).sum()
+        self.counts += torch.stack([changed, torch.full_like(changed, len(label))])
         return replace(pair, teacher=sort_logits(pair.teacher, pair.target))
+
+    def figures(self) -> dict[str, float]:
+        """Share of the rows since the last call in which the teacher was wrong, and which were therefore changed."""
+        changed, rows = self.counts.tolist()
+        self.counts.zero_()
+        return {"sort_changed": changed / rows} if rows else {}
 
 
 @transform("logit_stand", order=2)

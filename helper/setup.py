@@ -188,6 +188,7 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
         _, terms = step(batch, target, epoch)
         sum(terms.values()).backward()
     step.load_state_dict(before)
+    step.method.figures()  # what it counts begins with the first epoch, too
     step.zero_grad(set_to_none=True)
     if not quiet:
         print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)

@@ -310,3 +310,15 @@ def test_the_table_of_what_goes_with_what_is_what_the_command_line_takes(name, c
     implied = [flag for flag in transform_registry if cells[flag] == "always"]
     opt, _ = student_options(arguments)
     assert list(opt.transforms) == [flag for flag in transform_registry if flag in (*combination, *implied)]
+
+
+def test_the_share_of_sorted_rows_is_counted():
+    change = transform_registry["sort"](Shapes([], [], 3, 4))
+    teacher = torch.tensor([[3.0, 1, 2], [3, 1, 2], [1, 1, 0], [0, 1, 2]])
+    for target in ([0, 1, 1, 2], [0, 0, 0, 2]):
+        pair = LogitPair(teacher, teacher, torch.tensor(target), 4.0)
+        change(pair)
+    assert change.figures() == {"sort_changed": 1 / 8}  # ties leave a row as it is
+    assert change.figures() == {}
+    change(pair)
+    assert change.figures() == {"sort_changed": 0.0}
