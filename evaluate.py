@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import MemoryLoader, dataset_dict
-from distiller_zoo.EKD import check_log_prior
-from distiller_zoo.evidence import uncertainty
+from distiller_zoo.evidence import check_log_prior, uncertainty
 from helper import corruptions, cost, metrics, probe
 from helper.checkpoint import digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
@@ -402,12 +401,9 @@ def run_facts(path: str) -> tuple[Figures, Figures]:
     return found[0], found[1]
 
 
-def known_log_prior(options: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """The log prior of a run: what it learned, else what it was started with; None for one without evidence."""
-    transforms = options.get("transforms")
-    ekd = transforms.get("ekd") if isinstance(transforms, dict) else None
-    started = ekd.get("ekd_prior") if isinstance(ekd, dict) else None
-    values = (summary.get("log_prior_s"), summary.get("log_prior"), started, options.get("log_prior"))
+def known_log_prior(summary: Mapping[str, Any]) -> float | None:
+    """The log prior that a run ended with, as a student or as a teacher; None for one without evidence."""
+    values = (summary.get("log_prior_s"), summary.get("log_prior"))
     return next((float(value) for value in values if type(value) in (int, float)), None)
 
 
@@ -470,7 +466,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     opt.notes = []
     check_file(opt.path)
     options, summary = run_facts(opt.path)
-    stored_prior = known_log_prior(options, summary)
+    stored_prior = known_log_prior(summary)
     parts = _choose_parts(opt, stored_prior)
     opt.log_prior = stored_prior if opt.log_prior is None else opt.log_prior
     opt.dataset = opt.dataset or str(options.get("dataset", "cifar100"))

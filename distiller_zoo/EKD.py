@@ -38,6 +38,7 @@ from .base import (
 )
 from .evidence import (
     Evidence,
+    check_log_prior,
     evidential_cross_entropy,
     expected_logits,
     flat_dirichlet_kl,
@@ -48,12 +49,6 @@ from .functional import kl_divergence
 from .ramps import warm_up
 
 __all__ = ["EKD", "Evidential", "EvidentialTraining"]
-
-
-def check_log_prior(flag: str, value: float) -> None:
-    """Refuse what is no logarithm of a prior, with a ValueError that names the flag."""
-    if not -20 <= value <= 20:
-        raise ValueError(f"--{flag} {value} is a logarithm and must lie between -20 and 20")
 
 
 def uncertainty_by_answer(logits: Tensor, target: Tensor, log_prior: Tensor) -> dict[str, Tensor]:
@@ -102,8 +97,7 @@ class Evidential(Transform):
         check_log_prior("ekd_prior", ekd_prior)
         make = nn.Parameter if ekd_learn_prior else nn.Buffer
         self.log_prior_s, self.log_prior_t = (make(torch.tensor(float(ekd_prior))) for _ in "st")
-        self.learns, self.evidence = ekd_learn_prior, ekd_evidence
-        self.warmup, self.soften = ekd_warmup, ekd_soften
+        self.evidence, self.warmup, self.soften = ekd_evidence, ekd_warmup, ekd_soften
         self.weights = {"second": ekd_weight}
 
     def forward(self, pair: LogitPair) -> LogitPair:
@@ -123,9 +117,7 @@ class Evidential(Transform):
         return {"second": warm_up(pair.epoch, self.warmup) * T**2 * value}
 
     def figures(self) -> dict[str, float]:
-        """The learned priors' logarithms."""
-        if not self.learns:
-            return {}
+        """The priors' logarithms, learned or not."""
         return {"log_prior_s": self.log_prior_s.item(), "log_prior_t": self.log_prior_t.item()}
 
     def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -98,6 +98,12 @@ def _log_minus_digamma(log_x: Tensor) -> Tensor:
     return (-log_x).exp() * _h(log_x)
 
 
+def check_log_prior(flag: str, value: float) -> None:
+    """Refuse what is no logarithm of a prior, with a ValueError that names the flag."""
+    if not -20 <= value <= 20:
+        raise ValueError(f"--{flag} {value} is a logarithm and must lie between -20 and 20")
+
+
 def log_alpha(logits: Tensor, log_prior: float | Tensor, evidence: Evidence = "exp") -> Tensor:
     """Logarithm of the Dirichlet parameters α = evidence(z) + e^λ (officially `get_evidence` and what follows it).
 
