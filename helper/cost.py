@@ -33,6 +33,7 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
     """Median time of a call in seconds, after a warm-up; waits for the device each time."""
 
     def timed() -> float:
+        """Seconds of one call, until the device is idle."""
         start = time.perf_counter()
         run()
         if device.type == "cuda":

@@ -12,7 +12,7 @@ TEACHER=${TEACHER:-save/models/resnet56_vanilla/ckpt_epoch_240.pth}
 COMMON=${COMMON:---subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0}
 failed=""
 
-run() {
+check() {
     # shellcheck disable=SC2086  # COMMON is a list of flags
     "$PYTHON" train_student.py --distill "$@" --path_t "$TEACHER" --model_s resnet20 --trial 1 --resume --print_freq 1000 $COMMON ||
         failed="$failed $1"
@@ -20,32 +20,32 @@ run() {
 
 # shellcheck disable=SC2086
 "$PYTHON" train_teacher.py --model resnet20 --trial 1 --resume --print_freq 1000 $COMMON || failed="$failed labels"
-run kd
-run kd --optimizer dot
-run ldrld
-run dkd --kd_warmup 1
-run dist
-run wsld
-run hint
-run attention
-run similarity
-run correlation
-run vid
-run rkd
-run pkt
-run abound --init_epochs 1
-run factor --init_epochs 1
-run fsp --init_epochs 1
-run nst
-run crd
-run kdsvd
-run ofd
-run ReviewKD --kd_warmup 1
-run srrl
-run simkd
-run catkd
-run wkd_l
-run wkd_f
+check kd
+check kd --optimizer dot
+check ldrld
+check dkd --kd_warmup 1
+check dist
+check wsld
+check hint
+check attention
+check similarity
+check correlation
+check vid
+check rkd
+check pkt
+check abound --init_epochs 1
+check factor --init_epochs 1
+check fsp --init_epochs 1
+check nst
+check crd
+check kdsvd
+check ofd
+check ReviewKD --kd_warmup 1
+check srrl
+check simkd
+check catkd
+check wkd_l
+check wkd_f
 "$PYTHON" report.py --dataset cifar100
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2

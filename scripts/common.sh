@@ -59,7 +59,7 @@ run() {
     mkdir -p "$logs"
     echo "$PYTHON $*"
     # a pipe ends as its last command does, so the status takes another way
-    { "$PYTHON" "$@" 2>&1 || echo "$log" >> "$logs/failed.$$"; } | tee "$log"
+    { "$PYTHON" "$@" 2>&1 || echo "$log" >> "$logs/failed.$$"; } | tee -a "$log"
 }
 
 # train MODEL FLAGS...: a teacher from labels, by its full schedule
