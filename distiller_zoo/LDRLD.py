@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, divergence_and_gradients, kl_divergence, log_softmax_, mean_of_rows, same_type
+from .functional import MASKED, divergence_and_gradients, kl_divergence, mean_of_rows, same_type, stacked
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -40,25 +40,24 @@ def adaptive_decay_weights(k: int, epsilon: float = 1.5, delta: float = 2.0, dec
     return delta * torch.exp(-decay * (i + j)) / (epsilon + j - i)
 
 
-def _pairs_and_gradients(
-    s: Tensor, t: Tensor, weights: Tensor, for_teacher: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weighted sum of the KL of all pairs of logits (B, k), of shape (B,), and its gradients.
+def _pairs_and_gradients(pair: Tensor, weights: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weighted sum of the KL of all pairs of logits (2, B, k), of shape (B,), and its gradients.
 
     Weights (k, k) are symmetric with a diagonal of 0.
     The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
     """
-    d_s, d_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (s, t))
-    # KL of Bernoullis sigmoid(d_t) and sigmoid(d_s): a pair is there twice, as (i, j) and (j, i), once for each outcome
-    log_ratio = F.logsigmoid(d_t).sub_(F.logsigmoid(d_s))
-    p_s, p_t = d_s.sigmoid(), d_t.sigmoid()
+    difference = pair.unsqueeze(3) - pair.unsqueeze(2)
+    log = F.logsigmoid(difference)
+    # KL of these Bernoullis: a pair is there twice, as (i, j) and (j, i), once for each outcome
+    log_ratio = log[1] - log[0]
+    p_s, p_t = log.exp_()
     weighted = p_t * weights
-    grad_t = (weighted * (1 - p_t) * (d_t - d_s)).sum(2) if for_teacher else None
+    grad_t = (weighted * (1 - p_t) * (difference[1] - difference[0])).sum(2) if for_teacher else None
     return log_ratio.mul_(weighted).sum((1, 2)), p_s.mul_(weights).sub_(weighted).sum(2), grad_t
 
 
 class _Relations(torch.autograd.Function):
-    """Both terms of LDRLD for each sample, without T².
+    """Both terms of LDRLD: for each sample and without T², or their means with it.
 
     As in the divergence that all losses share, the gradient is at hand when the values are. That of the selected logits
     fills the places where that of the others is 0, so that one tensor (B, C) holds both.
@@ -74,32 +73,32 @@ class _Relations(torch.autograd.Function):
         full_weight: float,
         subsets: int,
         temperature: float,
+        mean: bool,
     ) -> tuple[Tensor, Tensor]:
-        """(B,) each, of logits (B, C) of one type and the selected classes (B, k)."""
+        """(B,) each or scalars, of logits (B, C) of one type and the selected classes (B, k)."""
         for_teacher = ctx.needs_input_grad[1]
-        s, t = student / temperature, teacher / temperature
-        top_s, top_t = s.gather(1, top), t.gather(1, top)
-        pairs, *pair_grads = _pairs_and_gradients(top_s, top_t, weights, for_teacher)
-        sets = (top_s, top_t), (s.scatter_(1, top, MASKED), t.scatter_(1, top, MASKED))
-        (full, *full_grads), (rest, *rest_grads) = (
-            divergence_and_gradients(log_softmax_(s), log_softmax_(t), for_teacher) for s, t in sets
-        )
+        others, chosen = stacked(student, teacher, temperature), top.expand(2, -1, -1)
+        selected = others.gather(2, chosen)
+        pairs, *pair_grads = _pairs_and_gradients(selected, weights, for_teacher)
+        full, *full_grads = divergence_and_gradients(selected, for_teacher)
+        rest, *rest_grads = divergence_and_gradients(others.scatter_(2, chosen, MASKED), for_teacher)
         grads = zip(pair_grads, full_grads, strict=True)
         local_grads = [None if p is None else p.add_(f, alpha=full_weight) for p, f in grads]
         ctx.save_for_backward(top, *local_grads, *rest_grads)
-        ctx.subsets, ctx.temperature = subsets, temperature
-        return pairs.add_(full, alpha=full_weight).div_(subsets), rest
+        local = pairs.add_(full, alpha=full_weight).div_(subsets)
+        ctx.slope, ctx.subsets = temperature / len(rest) if mean else 1 / temperature, subsets
+        return (local.mean() * temperature**2, rest.mean() * temperature**2) if mean else (local, rest)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_local: Tensor, grad_rest: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of student and teacher logits."""
         top, *grads = ctx.saved_tensors
-        grad_local = (grad_local / (ctx.temperature * ctx.subsets)).unsqueeze(1)
-        grad_rest = (grad_rest / ctx.temperature).unsqueeze(1)
+        grad_local = (grad_local * (ctx.slope / ctx.subsets)).reshape(-1, 1)
+        grad_rest = (grad_rest * ctx.slope).reshape(-1, 1)
         sides = zip(grads[:2], grads[2:], strict=True)
         merged = (None if r is None else (r * grad_rest).scatter_(1, top, f * grad_local) for f, r in sides)
-        return *merged, None, None, None, None, None
+        return *merged, *[None] * 6
 
 
 # weights of the pairs (k, k) and of the full set, and the number that the weighted sum is divided by
@@ -122,11 +121,12 @@ def _relations(
     """Local and remaining term of logits (B, C); the latter is 0 where all classes are selected."""
     student, teacher = same_type(student, teacher)
     square, *others = weights
-    division = temperature
+    square = square.to(student)
     if isinstance(temperature, Tensor):  # it may be learned: its gradient goes through the division
-        student, teacher, division = student / temperature, teacher / temperature, 1.0
-    local, rest = _Relations.apply(student, teacher, top, square.to(student), *others, division)
-    return mean_of_rows(local, temperature), mean_of_rows(rest, temperature)
+        student, teacher = student / temperature, teacher / temperature
+        rows = _Relations.apply(student, teacher, top, square, *others, 1.0, False)
+        return mean_of_rows(rows[0], temperature), mean_of_rows(rows[1], temperature)
+    return _Relations.apply(student, teacher, top, square, *others, temperature, True)
 
 
 def local_dense_relations(

@@ -12,20 +12,24 @@ from torch.autograd.function import once_differentiable
 MASKED = -1e30
 
 
-def log_softmax_(z: Tensor) -> Tensor:
-    """Log-softmax of z over its last dimension, in z's own memory: large tensors cost more to allocate than to fill."""
-    return torch.log_softmax(z, -1, out=z)
+def stacked(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Logits (..., C) of one type over T, the student's first, (2, ..., C): small tensors cost by the operation."""
+    pair = student.new_empty(2, *student.shape)
+    for divided, logits in zip(pair, (student, teacher), strict=True):
+        torch.div(logits, temperature, out=divided)
+    return pair
 
 
-def divergence_and_gradients(log_s: Tensor, log_t: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """KL(t ‖ s), of shape (...), of log-probabilities (..., C), which are overwritten, and its gradients by the logits.
+def divergence_and_gradients(pair: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """KL(t ‖ s) of softmaxes, of shape (...), and its gradients by the logits.
 
     Args:
-        log_s, log_t: of student and teacher, of one type.
+        pair: logits (2, ..., C), see `stacked`, overwritten, since large tensors cost more to allocate than to fill.
         for_teacher: whether the second gradient is wanted; it is None otherwise.
     """
+    log_s, log_t = torch.log_softmax(pair, -1, out=pair)
     log_ratio = log_t - log_s
-    p_t, p_s = log_t.exp_(), log_s.exp_()
+    p_s, p_t = pair.exp_()
     weighted = log_ratio.mul_(p_t)
     rows = weighted.sum(-1)
     return rows, p_s.sub_(p_t), weighted.addcmul_(p_t, rows.unsqueeze(-1), value=-1) if for_teacher else None
@@ -41,8 +45,8 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """(...,) of logits (..., C) of one type."""
-        log_s, log_t = (log_softmax_(z / temperature) for z in (student, teacher))
-        rows, *gradients = divergence_and_gradients(log_s, log_t, for_teacher=ctx.needs_input_grad[1])
+        pair = stacked(student, teacher, temperature)
+        rows, *gradients = divergence_and_gradients(pair, for_teacher=ctx.needs_input_grad[1])
         ctx.save_for_backward(*gradients)
         ctx.temperature = temperature
         return rows
