@@ -92,6 +92,17 @@ def test_logit_terms_equal_the_literal_ones(seed, classes, batch, T):
     assert [term.item() for term in found] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_a_temperature_for_each_sample_is_that_of_batches_of_one():
+    s, t = 2 * torch.randn(2, 5, 6, dtype=torch.float64)
+    cost = transport_cost(class_similarity(torch.randn(6, 4, 3, dtype=torch.float64)))
+    target, temperatures = torch.tensor([0, 3, 1, 5, 2]), torch.rand(5, 1, dtype=torch.float64) * 5 + 1
+    together = wkd_logit_terms(s, t, target, cost, temperatures)
+    rows = [slice(i, i + 1) for i in range(5)]
+    apart = [wkd_logit_terms(s[row], t[row], target[row], cost, temperatures[row].item()) for row in rows]
+    assert [term.item() for term in together] == pytest.approx(torch.tensor(apart, dtype=torch.float64).mean(0).tolist(), rel=1e-10)
+    assert together[1].item() != pytest.approx(wkd_logit_terms(s, t, target, cost, 3.0)[1].item(), rel=1e-3)
+
+
 def test_the_plan_moves_one_side_onto_the_other():
     p_s, p_t = torch.randn(2, 3, 6, dtype=torch.float64).softmax(2)
     cost = transport_cost(class_similarity(torch.randn(6, 4, 3, dtype=torch.float64)))
