@@ -50,8 +50,17 @@ class TwoViews(NamedTuple):
 
 
 def _row_gaps(p_s: Tensor, p_t: Tensor) -> Tensor:
-    """Squared norm of every row of P_t·P_tᵀ - P_s·P_sᵀ, for matrices (..., N, M): (..., N)."""
-    return (p_t @ p_t.mT - p_s @ p_s.mT).square().sum(-1)
+    """Squared norm of every row of P_t·P_tᵀ - P_s·P_sᵀ, for matrices (..., N, M): (..., N).
+
+    Where N is much larger than M, the N×N matrix is not made: with the difference D and the sum S of the two it is
+    (D·Sᵀ + S·Dᵀ)/2, and the squares of its rows need M×M matrices only. All terms shrink with D, as the result does.
+    """
+    rows, columns = p_s.shape[-2:]
+    if rows <= 4 * columns:
+        return (p_t @ p_t.mT - p_s @ p_s.mT).square().sum(-1)
+    difference, total = p_t - p_s, p_t + p_s
+    products = difference @ (total.mT @ total) * difference + total @ (difference.mT @ difference) * total
+    return (products + 2 * (difference @ (total.mT @ difference) * total)).sum(-1) / 4
 
 
 def class_correlation(p_s: Tensor, p_t: Tensor) -> Tensor:

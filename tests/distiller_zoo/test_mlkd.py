@@ -123,6 +123,25 @@ def test_correlations_equal_the_literal_equations(problem):
         assert stacked.tolist() == pytest.approx([correlation(p_s, p_t).item(), 0], abs=1e-12)
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e-3])
+def test_many_classes_need_no_matrix_of_them(apart):
+    """Many times more classes than samples: the same values, also in float32 and between near equals."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 50, generator=generator, dtype=torch.float64)
+    p_s, p_t = z.softmax(1), (z + apart * torch.randn(3, 50, generator=generator, dtype=torch.float64)).softmax(1)
+    expected = mean(literal_row_gaps(p_s.T.tolist(), p_t.T.tolist()))
+    assert class_correlation(p_s, p_t).item() == pytest.approx(expected, rel=1e-9)
+    p_s.requires_grad_(True)
+    assert torch.autograd.gradcheck(class_correlation, (p_s, p_t.requires_grad_(True)), atol=1e-9)
+    few = class_correlation(p_s.float(), p_t.float())
+    assert few.item() == pytest.approx(expected, rel=1e-3 if apart < 1 else 1e-5)
+    assert class_correlation(p_t, p_t).item() == 0
+    shapes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: shapes.append(x.numel()) or x, lambda x: x):
+        class_correlation(p_s, p_t)
+    assert max(shapes) < 50 * 50
+
+
 @settings(deadline=None, max_examples=60)
 @given(problems(), st.booleans())
 def test_masks_are_below_the_percentile(problem, ties):
