@@ -1,11 +1,13 @@
 """How time and memory grow with the sizes of the problem.
 
-    python -m benchmarks.scaling --dataset noise                                  # loss, step, loader
+    python -m benchmarks.scaling --dataset noise                                  # all parts
     python -m benchmarks.scaling --what loss --batches 64 --classes 100,21000 --ks 2,7,20 --threads 1
+    python -m benchmarks.scaling --what logits --batches 1024 --classes 1000,21000 --methods kd,ldrld
 
 - loss: LDRLD, value and gradient, against its literal version, over batch size, number of classes C, and k, one of them
   at a time. The literal version is left out where it would fill more than LITERAL_ELEMENTS numbers for each of its
   softmaxes together.
+- logits: every loss of logits, value and gradient, over C, at the largest batch size.
 - step: a training step with LDRLD over batch size, the teacher's logits computed and from a full cache.
 - loader: augmented batches of the in-memory loader over batch size.
 
@@ -23,16 +25,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from distiller_zoo import LDRLD
+from distiller_zoo import LDRLD, registry
+from distiller_zoo.base import LogitDistiller
 from helper.errors import UserError, run_command
 from helper.options import OneLineParser
 from helper.precision import Precision
 
 from . import plain
+from .losses import Sizes, make_case
 from .timing import interleave, limited_memory, machine, milliseconds
 from .train_step import Product, add_step, full_batches, make_pair, memory_loader, start, step_ms
 
-PARTS = ("loss", "step", "loader")
+PARTS = ("loss", "logits", "step", "loader")
+LOGIT_METHODS = [name for name, method in registry.items() if issubclass(method.build, LogitDistiller)]
 PAIRS = "resnet32x4-resnet8x4"
 BATCH, CLASSES, K = 64, 100, 7  # where they are not what varies
 LITERAL_ELEMENTS = 5e7
@@ -97,6 +102,26 @@ def loss_table(opt: argparse.Namespace, precision: Precision) -> None:
             print(loss_line(*size, precision.device, opt), flush=True)
 
 
+def logits_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """Every loss of logits over the number of classes; what does not fit into memory says so."""
+    batch = max(opt.batches)
+    print(f"\nlosses of logits with their gradients, B = {batch}\n{'method':<8}{'C':>8}{'ms':>12}{'kept MiB':>12}")
+    for name, classes in itertools.product(opt.methods, opt.classes):
+        try:
+            with limited_memory():
+                case = make_case(name, Sizes(batch, classes), precision.device)
+                leaves = [leaf for leaf in case.leaves if leaf.requires_grad]
+
+                def run(case=case, leaves=leaves) -> object:
+                    return torch.autograd.grad(case.ours(), leaves, allow_unused=True)
+
+                run()
+                c = interleave(run, run, opt.repeats, 0, precision.device, opt.seconds)
+                print(f"{name:<8}{classes:>8}{c.b_ms:>12.1f}{mib(kept_bytes(case.ours)):>12}", flush=True)
+        except (ValueError, MemoryError, RuntimeError) as error:
+            print(f"{name:<8}{classes:>8}  {str(error).splitlines()[0][:80]}", flush=True)
+
+
 def step_table(opt: argparse.Namespace, precision: Precision) -> None:
     """A training step of each pair over batch size."""
     train, _ = plain.read_images(opt)
@@ -129,12 +154,18 @@ def loader_table(opt: argparse.Namespace, precision: Precision) -> None:
         print(f"{batch:>6}{ms:>12.3f}{1000 * batch / ms:>10.0f}", flush=True)
 
 
-TABLES = {"loss": loss_table, "step": step_table, "loader": loader_table}
+TABLES = {"loss": loss_table, "logits": logits_table, "step": step_table, "loader": loader_table}
 
 
 def part_names(text: str) -> list[str]:
     if unknown := [word for word in text.split(",") if word not in PARTS]:
         raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(PARTS)}")
+    return text.split(",")
+
+
+def method_names(text: str) -> list[str]:
+    if unknown := [word for word in text.split(",") if word not in LOGIT_METHODS]:
+        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(LOGIT_METHODS)}")
     return text.split(",")
 
 
@@ -150,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, (default, text) in sizes.items():
         shown = f"{text} ({','.join(map(str, default))})"
         parser.add_argument(f"--{name}", type=plain.positives, default=default, metavar="N,N", help=shown)
+    known = ", ".join(LOGIT_METHODS)
+    parser.add_argument("--methods", type=method_names, default=LOGIT_METHODS, metavar="A,B", help=f"of {known}")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="for a line of the loss, about (5)")
     add_step(parser, PAIRS, repeats=10)
     opt = parser.parse_args(arguments)

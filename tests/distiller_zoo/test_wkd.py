@@ -99,7 +99,9 @@ def test_a_temperature_for_each_sample_is_that_of_batches_of_one():
     together = wkd_logit_terms(s, t, target, cost, temperatures)
     rows = [slice(i, i + 1) for i in range(5)]
     apart = [wkd_logit_terms(s[row], t[row], target[row], cost, temperatures[row].item()) for row in rows]
-    assert [term.item() for term in together] == pytest.approx(torch.tensor(apart, dtype=torch.float64).mean(0).tolist(), rel=1e-10)
+    assert [term.item() for term in together] == pytest.approx(
+        torch.tensor(apart, dtype=torch.float64).mean(0).tolist(), rel=1e-10
+    )
     assert together[1].item() != pytest.approx(wkd_logit_terms(s, t, target, cost, 3.0)[1].item(), rel=1e-3)
 
 
