@@ -1,22 +1,29 @@
 """Several processes give what one gives: figures, gradients, weights, files; and they end together."""
 
-import copy
 import functools
+import json
 import os
+import shlex
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import helper.errors
+import helper.loops
 from dataset import ContrastLoader, ContrastSampler, ImageData, MemoryLoader, StrongLoader
+from dataset.loader import share_sizes
 from distiller_zoo import Shapes, registry, transform_registry
 from distiller_zoo.base import Output
 from helper import distributed
@@ -34,6 +41,7 @@ FP32 = Precision(CPU, torch.float32, plain=True)
 CLASSES, SAMPLES, TESTED = 10, 21, 7
 # the shares are of 3 and 2 images, and in the last step of 1 and none
 BATCH, STEPS_OF_AN_EPOCH, EPOCHS = 5, 5, 4
+SIDE = 16  # pixels
 LOOK = ((0.5,) * 3, (0.25,) * 3)
 SMALL = {"crd": {"nce_k": 12, "feat_dim": 16}}
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -44,7 +52,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 def images(count: int, seed: int) -> ImageData:
     generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     return ImageData(pixels, generator.permutation(np.arange(count) % CLASSES))
 
 
@@ -179,6 +187,7 @@ def exchanges() -> dict:
         distributed.refuse_differences({"same": 1, "epochs": 5 + number})
     except UserError as error:
         found["refused"] = str(error)
+    found["speaks"] = helper.errors._voice["may_speak"]()
     module = nn.BatchNorm1d(3).requires_grad_(False)
     module.weight.fill_(number)
     module.running_mean.fill_(number)
@@ -277,6 +286,138 @@ def test_small_exchanges(found):
     assert "refused" not in main
     assert "process 1 on " in other["refused"]
     assert "epochs = 6, process 0 has 5" in other["refused"]
+    assert sorted([main["speaks"], other["speaks"]]) == [False, True], "one process says how the run ended"
     for process in (main, other):
         assert torch.equal(process["buffers"], torch.full((3,), 0.5))
         assert torch.equal(process["weight"], torch.zeros(3))
+
+
+# Shares of a batch
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 6), st.booleans())
+def test_shares_in_order_are_the_batch_of_one_process(samples, batch_size, world, train):
+    data = ImageData(np.arange(samples * 12, dtype=np.uint8).reshape(samples, 2, 2, 3), np.arange(samples) % 3)
+    loaders = []
+    for rank in range(world):
+        loader = MemoryLoader(data, *LOOK, batch_size, CPU, train=train, seed=5)
+        loader.shard(rank, world)
+        loaders.append(loader)
+    alone = MemoryLoader(data, *LOOK, batch_size, CPU, train=train, seed=5)
+    if not train:  # every process has a part of its own
+        parts = [[batch.index for batch in loader] for loader in loaders]
+        assert torch.equal(torch.cat([index for part in parts for index in part]), torch.arange(samples))
+        return
+    assert {len(loader) for loader in loaders} == {len(alone)}
+    for whole, *shares in zip(alone, *loaders, strict=True):
+        assert [len(share.index) for share in shares] == share_sizes(len(whole.index), world)
+        for name in ("target", "index", "view", "entry"):
+            assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+        counted = [share.images[: len(share.index)] for share in shares]
+        assert torch.equal(torch.cat(counted), whole.images)
+        assert all(len(share.images) for share in shares)
+        assert all(torch.equal(share.whole, whole.index) for share in shares)
+
+
+def test_shares_have_the_contrast_and_the_strong_views_of_one_process():
+    def loader(rank: int, world: int):
+        plain = train_loader()
+        wrapped = StrongLoader(ContrastLoader(plain, ContrastSampler(plain.labels, 6)))
+        wrapped.shard(rank, world)
+        return wrapped
+
+    for whole, *shares in zip(loader(0, 1), *(loader(rank, 3) for rank in range(3)), strict=True):
+        assert all(torch.equal(share.contrast_index, whole.contrast_index) for share in shares)
+        strong = [share.strong_images[: len(share.index)] for share in shares]
+        assert torch.equal(torch.cat(strong), whole.strong_images)
+
+
+# The command line
+
+QUICK = (
+    *("--dataset", "shapes100", "--device", "cpu", "--precision", "fp32", "--model_s", "resnet8"),
+    *("--epochs", "2", "--lr_decay_epochs", "1", "--learning_rate", "0.01", "--sync_bn"),
+)
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture
+def flags(teacher, tmp_path):
+    return lambda name: ("--path_t", teacher, *QUICK, "--save_folder", tmp_path / name)
+
+
+def epochs_done(save: Path) -> int:
+    return max((len(path.read_text().splitlines()) for path in save.glob("*/*/metrics.jsonl")), default=0)
+
+
+def assert_same_figures(save: Path, reference: Path):
+    """Check that a finished run has the figures of another one, but for rounding."""
+    (found,), (expected,) = ([*folder.glob("student_model/*/metrics.jsonl")] for folder in (save, reference))
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in (found, expected)]
+    for one, other in zip(*lines, strict=True):
+        assert one.keys() == other.keys()
+        assert one == {k: one[k] if k in TIMES else pytest.approx(v, rel=1e-3) for k, v in other.items()}
+    assert json.loads(found.with_name("summary.json").read_text())["epochs"] == 2
+    assert not list(save.rglob("*.tmp"))
+
+
+def ending_in_epoch(number: int, evaluate: Callable) -> Callable:
+    """An evaluation that fails at its call `number`."""
+    calls = []
+
+    def ending(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            raise RunError("stopped")
+        return evaluate(*arguments)
+
+    return ending
+
+
+def own_lines(text: str) -> list[str]:
+    """What the run itself says about its end, between torchrun's lines."""
+    return [line for line in text.splitlines() if line.startswith(("error: ", "stopped by "))]
+
+
+def last_worker(launcher: int) -> int:
+    """The second of the processes that torchrun has started."""
+    return int(Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()[1])
+
+
+def test_one_process_goes_on_with_two(call, launch, flags, monkeypatch, tmp_path):
+    assert call("train_student", *flags("alone")).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("helper.loops.evaluate", ending_in_epoch(2, helper.loops.evaluate))
+        assert call("train_student", *flags("shared")).code == 3
+    assert epochs_done(tmp_path / "shared") == 1
+    done = launch("train_student", *flags("shared"), "--resume", small=True, processes=2)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    assert done.out.count("resuming after epoch 1") == done.out.count("epoch 2/2") == 1
+    assert "2 processes share the 64 images of a step; batch norms see the whole batch" in done.out
+    assert_same_figures(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_two_processes_end_together_and_one_goes_on(stop_when, call, flags, tmp_path, number):
+    save, began = tmp_path / "save", []
+
+    def one_epoch() -> bool:
+        began[:] = [time.monotonic()]
+        return epochs_done(save) == 1
+
+    # one process vanishes, or all are asked to end
+    whom = last_worker if number == signal.SIGKILL else int
+    ended = stop_when(one_epoch, number, "train_student", *flags("save"), delay=0.1, processes=2, whom=whom)
+    assert time.monotonic() - began[0] < 60
+    assert ended.code != 0
+    (line,) = own_lines(ended.err)
+    assert line.startswith("stopped by SIGTERM" if number == signal.SIGTERM else ("error: another process", "stopped"))
+    words = shlex.split(line.partition("to go on: ")[2])
+    given = list(map(str, flags("save")))
+    assert words == ["torchrun", "--standalone", "--nproc_per_node", "2", "train_student.py", *given, "--resume"]
+    assert epochs_done(save) == 1
+    assert call("train_student", *flags("save"), "--resume").code == 0
+    assert call("train_student", *flags("alone")).code == 0
+    assert_same_figures(save, tmp_path / "alone")
