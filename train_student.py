@@ -12,6 +12,7 @@ from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLo
 from distiller_zoo import Distiller, Shapes
 from distiller_zoo.base import Method
 from helper.checkpoint import load_network
+from helper.distributed import share, size, together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
 from helper.options import name_suffix, student_options
@@ -69,8 +70,9 @@ def main() -> None:
     distiller = build_method(method, shapes, opt.method_options, opt.kd_T, opt.transforms)
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
     cache = open_cache(opt, data, distiller.needs, network_t, precision)
-    teacher = Teacher(network_t, distiller.needs, precision, opt.batch_size if opt.compile else None, cache)
-    step = to_device(TrainStep(student, distiller, precision), precision)
+    images = -(-opt.batch_size // size()) if opt.compile else None
+    teacher = Teacher(network_t, distiller.needs, precision, images, cache)
+    step = to_device(TrainStep(student, distiller, precision, opt.sync_bn), precision)
     weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
     for change in distiller.transforms:
         weights = {**change.weights, **weights}
@@ -83,10 +85,10 @@ def main() -> None:
     run.facts["teacher_acc"] = measured_accuracy(teacher, data.test, opt.dataset, memory)
     if not opt.quiet:
         print(f"teacher {name_t}: test acc {run.facts['teacher_acc']:.2f}", flush=True)
-    if cache and opt.teacher_cache_fill and not run.finished:
+    if cache and opt.teacher_cache_fill and not share(run.finished):
         cache.fill(data.train, teacher.logits, opt.quiet)
     train(run, opt, step, phases, teacher, loaders)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(together(main)))

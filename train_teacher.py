@@ -8,6 +8,7 @@ import sys
 import torch
 
 from distiller_zoo import Shapes, label_losses
+from helper.distributed import together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
 from helper.options import name_suffix, teacher_options
@@ -36,7 +37,7 @@ def main() -> None:
         method = label_losses[opt.loss](Shapes(shapes, shapes, data.classes, data.train.samples), **opt.loss_options)
     except ValueError as error:
         raise UserError(str(error)) from None
-    step = to_device(TrainStep(network, method, precision), precision)
+    step = to_device(TrainStep(network, method, precision, opt.sync_bn), precision)
 
     phases = make_phases(opt, step, method.weights, {})
     begin(run, opt, phases, {})
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(together(main)))

@@ -84,8 +84,13 @@ class ContrastLoader:
         """Choose the epoch, from 1, that the next iteration goes through."""
         self.loader.set_epoch(epoch)
 
+    def shard(self, rank: int, world: int) -> None:
+        """From now on give what process `rank` of `world` gets, see `MemoryLoader.shard`."""
+        self.loader.shard(rank, world)
+
     def __iter__(self) -> Iterator[Batch]:
         generator = epoch_generator(self.loader.seed, self.loader.epoch, stream=1, device=self.device)
         for batch in self.loader:
-            batch.contrast_index = self.sampler.draw(batch.index, batch.target, generator)
+            # for the whole batch, by every process alike
+            batch.contrast_index = self.sampler.draw(batch.whole, self.sampler.labels[batch.whole], generator)
             yield batch

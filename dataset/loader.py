@@ -31,8 +31,12 @@ class Batch:
         index: (B,) positions in the data set.
         view: (B,) number of the crop and flip, 0 to 161: (9·dy + dx)·2 + flip; the centre crop where nothing is drawn.
         entry: (B,) number of the pair of image and view, index·162 + view; on the CPU, where caches look it up.
-        contrast_index: (B, 1 + K) positions of a positive and K negatives, where a method asks for them.
+        contrast_index: positions of a positive and K negatives (1 + K) for every image of `whole`, where a method asks
+            for them.
         strong_images: (B, 3, H, W) strongly augmented views of the same images, like `images`, where it asks for them.
+        whole: positions of all images of the step. Where several processes share these, the rest of the batch is this
+            one's share (see `share_sizes`), which may be empty: then `images` and `strong_images` still have one image,
+            which does not count. By default the batch is the whole.
     """
 
     images: Tensor
@@ -42,6 +46,17 @@ class Batch:
     entry: Tensor
     contrast_index: Tensor | None = None
     strong_images: Tensor | None = None
+    whole: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.whole is None:
+            self.whole = self.index
+
+
+def share_sizes(count: int, processes: int) -> list[int]:
+    """How many of `count` consecutive images each process gets, in their order, as `Tensor.tensor_split` cuts."""
+    each, more = divmod(count, processes)
+    return [each + (number < more) for number in range(processes)]
 
 
 @dataclass
@@ -118,6 +133,15 @@ class MemoryLoader:
         self.mean_row, self.std_row = (v.repeat(height * width) for v in (self.mean, self.std))
         self.batch_size, self.device, self.train, self.seed = batch_size, device, train, seed
         self.epoch = 1
+        self.shard(0, 1)
+
+    def shard(self, rank: int, world: int) -> None:
+        """From now on give what process `rank`, from 0, of `world` gets.
+
+        Training batches are cut: all processes take the same steps, and their shares in order are the batch of one
+        process. Other images are cut once, into a part for each process, which has its own batches.
+        """
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -132,9 +156,10 @@ class MemoryLoader:
         self.epoch = epoch
 
     def plain(self) -> MemoryLoader:
-        """A loader of the same images, in order and unaugmented."""
+        """A loader of all the same images, in order and unaugmented."""
         loader = copy.copy(self)
         loader.train = False
+        loader.shard(0, 1)
         return loader
 
     def _order_and_views(self) -> tuple[Tensor, Tensor]:
@@ -178,5 +203,17 @@ class MemoryLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()
-        for index in order.split(self.batch_size):
-            yield self.batch(index, views[index])
+        if not self.train:
+            order = order.tensor_split(self.world)[self.rank]
+        for whole in order.split(self.batch_size):
+            yield self._share(whole, views) if self.train and self.world > 1 else self.batch(whole, views[whole])
+
+    def _share(self, whole: Tensor, views: Tensor) -> Batch:
+        """This process's share of the batch at positions `whole`."""
+        index = whole.tensor_split(self.world)[self.rank]
+        ran = index if len(index) else whole[:1]
+        batch = self.batch(ran, views[ran])
+        if not len(index):
+            batch = Batch(batch.images, batch.target[:0], batch.index[:0], batch.view[:0], batch.entry[:0])
+        batch.whole = whole.to(self.device)
+        return batch

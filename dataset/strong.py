@@ -238,13 +238,17 @@ class StrongLoader:
         """Choose the epoch, from 1, that the next iteration goes through."""
         self.loader.set_epoch(epoch)
 
+    def shard(self, rank: int, world: int) -> None:
+        """From now on give what process `rank` of `world` gets, see `MemoryLoader.shard`."""
+        self.loader.shard(rank, world)
+
     def __iter__(self) -> Iterator[Batch]:
         generator = epoch_generator(self.seed, self.epoch, stream=3)
         drawn = draw(self.samples, self.operations, self.source.side, generator)
         for batch in self.loader:
             # taken from the entry, which is on the CPU like the draws: no wait for the device
             index = batch.entry // VIEWS
-            batch.strong_images = self._strong(index, drawn.of(index))
+            batch.strong_images = self._strong(index, drawn.of(index)) if len(index) else batch.images
             yield batch
 
     def _strong(self, index: Tensor, draws: Draws) -> Tensor:

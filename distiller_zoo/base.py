@@ -34,9 +34,13 @@ class Output:
 
     def float(self) -> Output:
         """The same in float32 (no copy where it is already)."""
-        features = self.features and [None if f is None else f.float() for f in self.features]
-        strong = None if self.strong_logits is None else self.strong_logits.float()
-        return Output(self.logits.float(), features, strong)
+        return self.map(Tensor.float)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Output:
+        """The output whose tensors are what `change` makes of them."""
+        features = self.features and [None if f is None else change(f) for f in self.features]
+        strong = None if self.strong_logits is None else change(self.strong_logits)
+        return Output(change(self.logits), features, strong)
 
 
 @dataclass(frozen=True)

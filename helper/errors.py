@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 import torch
 
@@ -32,11 +33,27 @@ class Interrupted(BaseException):
 
 _writes = {"open": 0, "waiting": 0}
 _resume = {"command": ""}
+_voice: dict[str, Any] = {"may_speak": lambda: True, "stream": None}
 
 
 def set_resume_hint(command: str) -> None:
     """Tell which command resumes the run that has begun; it is printed when a signal stops it."""
     _resume["command"] = command
+
+
+def resume_hint() -> str:
+    """How to go on with the run that has begun, as the end of a message; empty where none has."""
+    return f"; to go on: {_resume['command']}" if _resume["command"] else ""
+
+
+def set_voice(may_speak: Callable[[], bool], stream: TextIO) -> None:
+    """Tell who says how a run of several processes ended.
+
+    Args:
+        may_speak: asked once, at the end: whether it is this process.
+        stream: where it is said.
+    """
+    _voice.update(may_speak=may_speak, stream=stream)
 
 
 def _on_signal(number: int, _frame: object) -> None:
@@ -63,8 +80,19 @@ def _one_line(error: Exception) -> str:
     return "error: " + " ".join(str(error).splitlines())
 
 
+def _end(text: str, code: int) -> int:
+    """Say how the run ended, undisturbed by further signals, unless another process does; returns the code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if _voice["may_speak"]():
+        print(text, file=_voice["stream"] or sys.stderr, flush=True)
+    return code
+
+
 def run_command(main: Callable[[], None]) -> int:
     """Run an entry script's `main` and turn its failures into one line on standard error and an exit code.
+
+    Of several processes, the first that fails says so; the others, which fail without it, are silent.
 
     Args:
         main: the script's body.
@@ -79,15 +107,15 @@ def run_command(main: Callable[[], None]) -> int:
         main()
         return 0
     except UserError as error:
-        print(_one_line(error), file=sys.stderr)
-        return 2
+        return _end(_one_line(error), 2)
     except RunError as error:
-        print(_one_line(error), file=sys.stderr)
-        return 3
+        return _end(_one_line(error), 3)
     except torch.OutOfMemoryError as error:
-        print(_one_line(error).split(". ")[0] + "; lower --batch_size", file=sys.stderr)
-        return 3
+        return _end(_one_line(error).split(". ")[0] + "; lower --batch_size", 3)
     except Interrupted as stop:
-        hint = _resume["command"]
-        print(f"stopped by {stop}" + (f"; to go on: {hint}" if hint else ""), file=sys.stderr)
-        return 128 + stop.number
+        return _end(f"stopped by {stop}{resume_hint()}", 128 + stop.number)
+    except Exception:
+        sys.stderr = _voice["stream"] or sys.stderr
+        if not _voice["may_speak"]():
+            return 1
+        raise

@@ -14,11 +14,13 @@ class Events:
     """TensorBoard scalars through tensorboard_logger. Whatever fails in it is said once and never stops a run.
 
     Args:
-        folder: where the event file goes.
+        folder: where the event file goes; None to write none.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
         self.logger: Any = None
+        if folder is None:
+            return
         try:
             from tensorboard_logger import Logger  # it fails to import beside protobuf 4 or newer
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dataset import Batch, MemoryLoader, TrainLoader
-from dataset.loader import epoch_generator
+from dataset.loader import epoch_generator, share_sizes
 from distiller_zoo.base import Distiller, Output, Stage, Step
 
+from . import distributed
 from .errors import RunError
 from .logger import Progress
 from .meters import TrainMeter
@@ -21,6 +23,7 @@ from .optim import backward
 from .precision import Precision
 from .run import Run
 from .schedule import Schedule
+from .sync_norms import SynchronisedNorms
 from .teacher import Teacher, evaluate, run_network
 
 
@@ -31,11 +34,13 @@ class TrainStep(nn.Module):
         student: of `models/`, or what the method made of it.
         method: the distiller.
         precision: device and number format of the student's forward pass.
+        sync_bn: let the student's batch norms see the whole batch of all processes, and not their share of it.
     """
 
-    def __init__(self, student: nn.Module, method: Distiller, precision: Precision):
+    def __init__(self, student: nn.Module, method: Distiller, precision: Precision, sync_bn: bool = False):
         super().__init__()
         self.student, self.method, self.precision = student, method, precision
+        self.processes, self.sync_bn = distributed.size(), sync_bn
         self.compiled: Callable | None = None
         self.compiled_size = 0
 
@@ -45,9 +50,14 @@ class TrainStep(nn.Module):
         mode = "reduce-overhead" if self.precision.device.type == "cuda" else "default"
         self.compiled, self.compiled_size = torch.compile(self._forward, dynamic=False, mode=mode), batch_size
 
+    def _norms(self, batch: Batch) -> AbstractContextManager:
+        if self.sync_bn and self.processes > 1:
+            return SynchronisedNorms(len(batch.target))
+        return nullcontext()
+
     def run_student(self, batch: Batch) -> Output:
         """The student's output for a batch, in float32."""
-        with self.precision.autocast():
+        with self.precision.autocast(), self._norms(batch):
             needs = self.method.needs
             output = run_network(self.student, batch.images, needs, preact=needs.preact is True)
             if needs.strong_view:
@@ -55,27 +65,45 @@ class TrainStep(nn.Module):
                 output = replace(output, strong_logits=self.student(batch.strong_images))
         return output.float()
 
-    def forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Output, dict[str, Tensor]]:
+    def whole_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
+        """What the method sees of a batch, of which other processes may have run shares.
+
+        Args:
+            batch: this process's share.
+            student, teacher: the networks' outputs for it; None where one was not run.
+            epoch: from 1.
+        """
+        if self.processes == 1:
+            return Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
+        sizes = share_sizes(len(batch.whole), self.processes)
+
+        def gather(rows: Tensor) -> Tensor:
+            return distributed.gather(rows, sizes)
+
+        outputs = [output and output.map(gather) for output in (student, teacher)]
+        return Step(*outputs, gather(batch.target), batch.whole, batch.contrast_index, epoch)
+
+    def forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Step, dict[str, Tensor]]:
         """Run the student and the method's losses.
 
         Args:
-            batch: images and what belongs to them.
+            batch: images and what belongs to them, or this process's share of them.
             teacher: its float32 output for the batch; None when training from labels.
             epoch: from 1.
 
         Returns:
-            The student's output, and the unweighted terms by name, float32 scalars.
+            The step as the method saw it, of the whole batch, and the unweighted terms by name, float32 scalars.
         """
         if self.compiled and len(batch.target) == self.compiled_size:
             torch.compiler.cudagraph_mark_step_begin()
             return self.compiled(batch, teacher, epoch)
         return self._forward(batch, teacher, epoch)
 
-    def _forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Output, dict[str, Tensor]]:
+    def _forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Step, dict[str, Tensor]]:
         student = self.run_student(batch)
         with self.precision.autocast(enabled=False):
-            step = Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
-            return student, self.method(step)
+            step = self.whole_step(batch, student, teacher, epoch)
+            return step, self.method(step)
 
 
 class StageStep(nn.Module):
@@ -99,12 +127,12 @@ class StageStep(nn.Module):
         self.trained.train(mode)
         return self
 
-    def forward(self, batch: Batch, teacher: Output, epoch: int) -> tuple[Output | None, dict[str, Tensor]]:
-        """The student's output, None where no part of it is trained, and the stage's loss under its name."""
+    def forward(self, batch: Batch, teacher: Output, epoch: int) -> tuple[Step, dict[str, Tensor]]:
+        """The step, its `student` None where no part of that is trained, and the stage's loss under its name."""
         student = self.step.run_student(batch) if self.trains_student else None
         with self.step.precision.autocast(enabled=False):
-            step = Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
-            return student, {self.stage.name: self.stage.loss(step)}
+            step = self.step.whole_step(batch, student, teacher, epoch)
+            return step, {self.stage.name: self.stage.loss(step)}
 
 
 @dataclass
@@ -158,7 +186,7 @@ def train_epoch(
     with progress:
         for number, batch in enumerate(loader, start=1):
             target = teacher(batch) if teacher else None
-            student, terms = phase.module(batch, target, epoch)
+            step, terms = phase.module(batch, target, epoch)
             # a weight of zero drops its term: 0·inf would not be 0
             weighted = {name: weight * terms[name] for name, weight in weights.items() if weight}
             task = weighted.pop("cls", 0)
@@ -167,7 +195,7 @@ def train_epoch(
             phase.scaler.step(phase.optimizer)
             phase.scaler.update()
             values = [*(terms[name] for name in weights), task + distillation]
-            meter.update(student and student.logits, batch.target, values)
+            meter.update(step.student and step.student.logits, step.target, values)
             progress.step(number, lambda: meter.read(epoch))
     return meter.read(epoch)
 
@@ -198,10 +226,11 @@ def fit(
             rate = phase.schedule.apply(phase.optimizer, epoch)
             train_loader.set_epoch(epoch)
             # whatever a network draws, dropout for instance, a resumed epoch draws it again
-            torch.manual_seed(epoch_generator(run.seed, epoch, stream=2).initial_seed())
+            torch.manual_seed(epoch_generator(run.seed, epoch, stream=2).initial_seed() + distributed.rank())
             label = f"{phase.name} epoch {epoch}/{phase.epochs}".strip()
             progress = run.progress(label, (epoch - 1) * len(train_loader), len(train_loader))
             trained = train_epoch(phase, teacher, train_loader, epoch, progress)
+            distributed.average_buffers(step.student)
             speed = train_loader.samples / (time.perf_counter() - start)
             row = {"stage": phase.name} if phase.name else {}
             row |= {"epoch": epoch, "lr": rate, "train_loss": trained.pop("loss"), **trained}

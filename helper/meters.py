@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .distributed import share, total
 from .errors import RunError
 
 
 class TrainMeter:
-    """Loss terms and accuracy of a training epoch.
+    """Loss terms and accuracy of a training epoch. Of several processes, each has those of the whole batches.
 
     Every step costs a few small device operations; nothing waits for the device until `read`.
 
@@ -63,7 +64,7 @@ class TrainMeter:
 
 
 class TestMeter:
-    """Loss and top-1 and top-5 accuracy over a test set.
+    """Loss and top-1 and top-5 accuracy over a test set, of which every process may have a part.
 
     Args:
         device: where to keep the figures.
@@ -74,20 +75,31 @@ class TestMeter:
     def __init__(self, device: torch.device):
         self.totals = torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
         self.samples = 0
-        self.further: dict[str, list[Tensor]] = {}
+        self.further: dict[str, Tensor] = {}  # sum and number of what is not NaN
 
     def update(self, logits: Tensor, target: Tensor, further: Mapping[str, Tensor] | None = None) -> None:
         """Take in a batch of float32 logits (B, C), labels (B,) and further figures (B,), NaN where there is none."""
         for name, values in (further or {}).items():
-            self.further.setdefault(name, []).append(values)
+            found = torch.stack([values.nansum(), (~values.isnan()).sum()]).to(self.totals)
+            self.further[name] = self.further.get(name, 0) + found
         loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
         self.totals += torch.stack([loss, top[:, 0].sum(), top.any(1).sum()]).to(self.totals)
         self.samples += len(target)
 
     def read(self) -> dict[str, float]:
-        """`test_loss`, `test_acc` and `test_acc_top5` in percent, and the means of the further figures."""
-        loss, top1, top5 = (self.totals / self.samples).tolist()
-        means = {name: torch.cat(values).nanmean().item() for name, values in self.further.items()}
+        """`test_loss`, `test_acc` and `test_acc_top5` in percent, and the means of the further figures.
+
+        Raises:
+            RunError: another process is gone.
+        """
+        # a process with no part of the test set does not know the names
+        names = share(list(self.further))
+        sums = [self.further.get(name, torch.zeros_like(self.totals[:2])) for name in names]
+        totals, samples, *sums = total(torch.cat([self.totals, self.totals.new_tensor([self.samples]), *sums])).split(
+            [3, 1, *[2] * len(names)]
+        )
+        loss, top1, top5 = (totals / samples).tolist()
+        means = {name: (part[0] / part[1]).item() for name, part in zip(names, sums, strict=True)}
         known = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         return {"test_acc": 100 * top1, "test_acc_top5": 100 * top5, "test_loss": loss, **known}

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .distributed import average_gradients
+
 
 class DOT(torch.optim.Optimizer):
     """Distillation-Oriented Trainer: separate momentum for the task's and the distillation's gradients.
@@ -61,7 +63,7 @@ class DOT(torch.optim.Optimizer):
 def backward(
     optimizer: torch.optim.Optimizer, task: Tensor | int, distillation: Tensor | int, scaler: torch.amp.GradScaler
 ) -> None:
-    """Gradients of task + distillation, kept apart for an optimizer that treats them apart.
+    """Gradients of task + distillation over all processes, kept apart for an optimizer that treats them apart.
 
     Args:
         optimizer: its old gradients are cleared.
@@ -72,10 +74,14 @@ def backward(
     optimizer.zero_grad(set_to_none=True)
     if isinstance(optimizer, DOT) and isinstance(task, Tensor) and isinstance(distillation, Tensor):
         distillation.backward(retain_graph=True)
+        average_gradients(optimizer)
         optimizer.set_distillation_aside()
         task.backward()
     elif isinstance(optimizer, DOT) and isinstance(distillation, Tensor):
         distillation.backward()
+        average_gradients(optimizer)
         optimizer.set_distillation_aside()
+        return
     else:
         scaler.scale(task + distillation).backward()
+    average_gradients(optimizer)

@@ -100,6 +100,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile", action="store_true", help="let torch.compile fuse student, losses and teacher's logits first"
     )
+    group.add_argument(
+        "--sync_bn", action="store_true", help="with several processes: batch norms see the whole batch, not a share"
+    )
     group.add_argument("--resume", action="store_true", help="go on with this run, or start it if there is none")
     group.add_argument("--save_folder", default="save", metavar="DIR", help="where runs are saved")
     group.add_argument("--save_freq", type=int, default=40, metavar="N", help="epochs between numbered checkpoints")
@@ -152,6 +155,8 @@ def _check_ranges(opt: argparse.Namespace) -> None:
     for name in ("warmup_epochs", "weight_decay", "num_workers"):
         _check(opt, name, 0)
     _check(opt, "seed", 0, high=2**63 - 1)
+    if opt.sync_bn and opt.compile:
+        raise UserError("--sync_bn does not go with --compile")
     if opt.tf32 and opt.precision != "fp32":
         raise UserError("--tf32 goes with --precision fp32")
     _check(opt, "learning_rate", 0, strict=True)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import distributed
 from .checkpoint import load_checkpoint, save_checkpoint, write_file, write_json
 from .errors import RunError, UserError, set_resume_hint, uninterrupted
 from .logger import Events, Progress
@@ -26,7 +27,7 @@ from .logger import Events, Progress
 # options that may differ between a run and its continuation: they do not change what is learned
 INCIDENTAL = (
     *("resume", "quiet", "device", "num_workers", "print_freq", "tb_freq", "save_freq", "compile"),
-    *("teacher_cache", "teacher_cache_fill"),
+    *("teacher_cache", "teacher_cache_fill", "processes", "sync_bn"),
     *("data_folder", "save_folder", "path_t"),
 )
 RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
@@ -41,6 +42,8 @@ def safe_name(text: str) -> str:
 
 class Run:
     """One run: its folder and all files in it (see the README's table of outputs).
+
+    Of several processes, the main one alone reads and writes them; the others have the figures.
 
     Args:
         folder: of the run.
@@ -79,7 +82,7 @@ class Run:
         Raises:
             UserError: the folder holds a run and `resume` is off.
         """
-        if not resume and (self.finished or self.resumable):
+        if distributed.is_main() and not resume and (self.finished or self.resumable):
             state = "a finished" if self.finished else "an unfinished"
             raise UserError(
                 f"{self.folder} holds {state} run: --resume goes on with it, --trial names another; or delete it"
@@ -96,11 +99,13 @@ class Run:
                 left behind.
         """
         self.options = dict(options)
-        if self.finished or self.resumable:
-            self._check_options()
-        else:
-            self._make_folder()
-        self.events = None if self.finished else Events(self.events_folder)
+        distributed.refuse_differences({key: value for key, value in options.items() if key not in INCIDENTAL})
+        if distributed.is_main():
+            if self.finished or self.resumable:
+                self._check_options()
+            else:
+                self._make_folder()
+        self.events = None if self.finished else Events(self.events_folder if distributed.is_main() else None)
         set_resume_hint(resume_command())
 
     def _check_options(self) -> None:
@@ -137,9 +142,9 @@ class Run:
             UserError: the file is damaged or does not fit.
         """
         path = self.folder / "resume.pth"
-        if not path.exists():
+        state = distributed.share(load_checkpoint(path) if distributed.is_main() and path.exists() else None)
+        if state is None:
             return
-        state = load_checkpoint(path)
         try:
             step.load_state_dict(state["step"])
             self.history = json.loads(state["history"])
@@ -159,6 +164,8 @@ class Run:
         return Progress(label, done, steps, o["print_freq"], o["tb_freq"], self.events, o["quiet"])
 
     def _write_metrics(self) -> None:
+        if not distributed.is_main():
+            return
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_file(self.folder / "metrics.jsonl", lines.encode())
 
@@ -191,6 +198,9 @@ class Run:
             RunError: the disk is full; the earlier files are untouched.
         """
         epoch = row["epoch"]
+        if not distributed.is_main():
+            self.history.append(row)
+            return
         with uninterrupted():
             if "test_acc" in row:
                 self._save_networks(parts["step"].student, epoch, row["test_acc"])
@@ -223,10 +233,15 @@ class Run:
             "seed": self.seed,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         }
-        write_json(self.folder / "summary.json", summary)
+        if distributed.is_main():
+            write_json(self.folder / "summary.json", summary)
         return summary
 
 
 def resume_command() -> str:
-    """The command line of this process with `--resume`."""
-    return shlex.join(["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
+    """The command line of this process with `--resume`; what torchrun was given beyond one machine is left out."""
+    start = ["python"]
+    if distributed.size() > 1:
+        here = os.environ.get("LOCAL_WORLD_SIZE", str(distributed.size()))
+        start = ["torchrun", *(["--standalone"] if here == str(distributed.size()) else []), "--nproc_per_node", here]
+    return shlex.join([*start, *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])

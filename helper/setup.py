@@ -18,6 +18,7 @@ from dataset.loader import VIEWS
 from distiller_zoo import transform_registry
 from distiller_zoo.base import Distiller, Method, Needs, Shapes
 
+from . import distributed
 from .errors import UserError
 from .loops import Phase, StageStep, TrainStep, fit
 from .optim import DOT
@@ -30,16 +31,24 @@ from .teacher_cache import LogitCache, cache_facts
 
 
 def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
-    """The data set of the options, its notes printed.
+    """The data set of the options, its notes printed; of several processes, each has its share.
 
     Raises:
-        UserError: it is absent or malformed.
+        UserError: it is absent or malformed, or a batch is too small to be shared.
     """
+    if opt.batch_size < distributed.size():
+        raise UserError(
+            f"--batch_size {opt.batch_size} is less than an image for each of {distributed.size()} processes"
+        )
     try:
-        data = get_dataset(opt.dataset, opt.data_folder, opt.batch_size, precision.device, opt.seed, opt.subset)
+        with distributed.first_of_each_machine():
+            data = get_dataset(opt.dataset, opt.data_folder, opt.batch_size, precision.device, opt.seed, opt.subset)
     except DataError as error:
         raise UserError(str(error)) from None
     opt.notes += data.notes
+    distributed.refuse_differences({"training images": data.train.samples, "test images": data.test.samples})
+    for loader in (data.train, data.test):
+        loader.shard(distributed.rank(), distributed.size())
     return data
 
 
@@ -49,7 +58,7 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
     Raises:
         UserError: the device cannot be used, or torch.compile not where it is asked for.
     """
-    precision = Precision.choose(opt.precision, pick_device(opt.device))
+    precision = Precision.choose(opt.precision, pick_device(distributed.own_device(opt.device)))
     opt.device, opt.precision = str(precision.device), precision.name
     if precision.dtype == torch.float16 and getattr(opt, "optimizer", "sgd") == "dot":
         raise UserError(
@@ -224,7 +233,8 @@ def begin(run: Run, opt: argparse.Namespace, phases: Sequence[Phase], facts: Map
     Raises:
         UserError: the run was started with other options, or its folder cannot be written.
     """
-    options = {**describe(opt), **facts}
+    processes = distributed.size()
+    options = {**describe(opt), **facts, "processes": processes}
     if not opt.quiet:
         width = max(len(name) for name in options)
         print(*(f"  {name:<{width}}  {value}" for name, value in options.items()), sep="\n")
@@ -233,6 +243,9 @@ def begin(run: Run, opt: argparse.Namespace, phases: Sequence[Phase], facts: Map
             print(f"{phase.epochs} epochs of {phase.name}: loss = {loss}" if phase.name else f"loss = {loss}")
         if getattr(opt, "transforms", None):
             print(f"logits: {' -> '.join(opt.transforms)} -> loss")
+        if processes > 1:
+            seen = "the whole batch" if opt.sync_bn else "the images of their process (--sync_bn: the whole batch)"
+            print(f"{processes} processes share the {opt.batch_size} images of a step; batch norms see {seen}")
         print(f"run folder {run.folder}", flush=True)
     for note in opt.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -288,7 +301,7 @@ def train(
     loaders: tuple[TrainLoader, MemoryLoader],
 ) -> None:
     """Resume where asked, run the epochs that are left, write the summary."""
-    if run.finished:
+    if distributed.share(run.finished):
         if not opt.quiet:
             print(f"{run.folder} is finished")
         return
@@ -297,6 +310,7 @@ def train(
         if not opt.quiet:
             last = run.history[-1] if run.history else None
             print(f"resuming after epoch {last['epoch']}" if last else "nothing to resume: from the start", flush=True)
+    distributed.copy_from_main(step)
     if opt.compile:
         compile_step(step, teacher, loaders[0], opt.quiet)
     fit(run, step, phases, teacher, loaders)

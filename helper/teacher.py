@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from dataset import Batch, MemoryLoader
 from distiller_zoo.base import Needs, Output
 from models import model_dict
 
+from . import distributed
 from .checkpoint import digest, load_checkpoint, nearest, write_json
 from .errors import UserError
 from .inference import Inference
@@ -153,6 +155,8 @@ def evaluate(
 def measured_accuracy(teacher: Teacher, loader: MemoryLoader, dataset: str, memory: Path) -> float:
     """The teacher's test accuracy in percent, measured once per weights, data set and precision.
 
+    Of several processes, the main one alone reads and writes the file.
+
     Args:
         teacher: the teacher.
         loader: of the test set.
@@ -160,14 +164,20 @@ def measured_accuracy(teacher: Teacher, loader: MemoryLoader, dataset: str, memo
         memory: JSON file in which the figures are remembered; an unreadable one is measured anew.
     """
     key = f"{dataset} {teacher.precision.name} {teacher.digest}"
+    known = _read_memory(memory) if distributed.is_main() else {}
+    accuracy = distributed.share(known.get(key))
+    if isinstance(accuracy, float):
+        return accuracy
+    accuracy = evaluate(teacher.network, loader, teacher.precision)["test_acc"]
+    if distributed.is_main():
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memory, {**known, key: accuracy})
+    return accuracy
+
+
+def _read_memory(memory: Path) -> dict[str, Any]:
     try:
         known = json.loads(memory.read_text())
     except (OSError, ValueError):
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
-    if not isinstance(known.get(key), float):
-        known[key] = evaluate(teacher.network, loader, teacher.precision)["test_acc"]
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, known)
-    return known[key]
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from dataset import Batch, MemoryLoader
 
+from . import distributed
 from .checkpoint import digest, write_json
 from .errors import RunError, UserError
 from .precision import Precision
@@ -110,10 +111,10 @@ class LogitCache:
         return self.samples * self.views * (2 * self.classes + 1)
 
     def hit_rate(self) -> float:
-        """Share of the rows served since the last call that were found, 0 to 1; 0 where none was served."""
-        rate = self.found / self.asked if self.asked else 0.0
+        """Share of the rows served to all processes since the last call that were found; 0 where none was served."""
+        asked, found = distributed.total(torch.tensor([self.asked, self.found])).tolist()
         self.asked = self.found = 0
-        return rate
+        return found / asked if asked else 0.0
 
     def serve(self, batch: Batch, logits: Logits) -> Tensor:
         """Logits (B, C) of a batch, float32; the missing ones are computed and kept.
@@ -141,7 +142,7 @@ class LogitCache:
         return served
 
     def fill(self, loader: MemoryLoader, logits: Logits, quiet: bool = False) -> None:
-        """Compute every row that is missing.
+        """Compute every row that is missing, each process those of some views.
 
         Args:
             loader: of the training set.
@@ -149,8 +150,9 @@ class LogitCache:
             quiet: show no progress.
         """
         firsts = np.arange(self.samples) * self.views
-        with tqdm(total=self.samples * self.views, desc="teacher cache", disable=quiet or None) as bar:
-            for view in range(self.views):
+        views = range(distributed.rank(), self.views, distributed.size())
+        with tqdm(total=self.samples * len(views), desc="teacher cache", disable=quiet or None) as bar:
+            for view in views:
                 missing = np.flatnonzero(self._state[firsts + view] == 0)
                 bar.update(self.samples - len(missing))
                 for start in range(0, len(missing), FILL_BATCH):
@@ -159,6 +161,7 @@ class LogitCache:
                     bar.update(len(index))
                 if bar.disable and not quiet and view % 9 == 8:
                     print(f"teacher cache: {100 * (view + 1) / self.views:.0f} % filled", flush=True)
+        distributed.meet()
         self.hit_rate()
 
     def _open_or_create(self) -> None:

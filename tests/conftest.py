@@ -146,8 +146,13 @@ def call(
     return run
 
 
-def _command(script: str, arguments: tuple[object, ...], small: bool, pause: float = 0) -> list[str]:
+def _command(
+    script: str, arguments: tuple[object, ...], small: bool, pause: float = 0, processes: int = 1
+) -> list[str]:
     start = [sys.executable, "-c", SMALL_DATA, str(pause)] if small else [sys.executable]
+    if processes > 1:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--no-python")
+        start = [sys.executable, *torchrun, *start]
     return [*start, f"{script}.py", *map(str, arguments)]
 
 
@@ -155,12 +160,20 @@ def _command(script: str, arguments: tuple[object, ...], small: bool, pause: flo
 def launch(environment: dict[str, str]) -> Callable[..., Result]:
     """A function that runs a script as a process of its own and waits for it.
 
-    `small=True` gives it the small data set; further keywords go to `subprocess.run`, `env` adding to the environment.
+    `small=True` gives it the small data set, `processes` makes it several; further keywords go to `subprocess.run`,
+    `env` adding to the environment.
     """
 
-    def run(script: str, *arguments: object, small: bool = False, env: dict | None = None, **options) -> Result:
+    def run(
+        script: str,
+        *arguments: object,
+        small: bool = False,
+        processes: int = 1,
+        env: dict | None = None,
+        **options,
+    ) -> Result:
         done = subprocess.run(
-            _command(script, arguments, small),
+            _command(script, arguments, small, processes=processes),
             cwd=REPOSITORY,
             env={**environment, **(env or {})},
             capture_output=True,
@@ -179,15 +192,22 @@ def stop_when(environment: dict[str, str]) -> Iterator[Callable[..., Result]]:
     """A function that starts a script on the small data set, sends it a signal once a condition holds, and waits.
 
     The condition is tested every few milliseconds; `delay` seconds pass between it and the signal. Each batch takes
-    PAUSE seconds longer than it would.
+    PAUSE seconds longer than it would. `processes` makes it several; `whom` gives the one that gets the signal, from
+    that of the process that was started.
     """
     started: list[subprocess.Popen] = []
 
     def run(
-        condition: Callable[[], bool], number: signal.Signals, script: str, *arguments: object, delay: float = 0
+        condition: Callable[[], bool],
+        number: signal.Signals,
+        script: str,
+        *arguments: object,
+        delay: float = 0,
+        processes: int = 1,
+        whom: Callable[[int], int] = lambda pid: pid,
     ) -> Result:
         process = subprocess.Popen(
-            _command(script, arguments, small=True, pause=PAUSE),
+            _command(script, arguments, small=True, pause=PAUSE, processes=processes),
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,
@@ -200,7 +220,7 @@ def stop_when(environment: dict[str, str]) -> Iterator[Callable[..., Result]]:
             time.sleep(0.005)
         time.sleep(delay)
         assert process.poll() is None, f"it ended before the signal: {process.communicate()}"
-        process.send_signal(number)
+        os.kill(whom(process.pid), number)
         out, err = process.communicate(timeout=LONGEST_WAIT)
         return Result(process.returncode, out, err)
 
