@@ -21,15 +21,14 @@ from torch import Tensor, nn
 from dataset import MemoryLoader, dataset_dict
 from distiller_zoo.evidence import check_log_prior, uncertainty
 from helper import corruptions, cost, metrics, probe
-from helper.checkpoint import digest, load_checkpoint, load_network, nearest, write_json
+from helper.checkpoint import check_model, digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
 from helper.inference import Inference
 from helper.options import OneLineParser
 from helper.outliers import FAR_OUT, check_source, far_out, outside_images
 from helper.precision import Precision
-from helper.setup import choose_precision, load_data
+from helper.setup import choose_precision, load_data, with_input_of
 from helper.teacher import check_teacher_file, teacher_name
-from models import model_dict
 
 Figures = dict[str, Any]
 # flag -> the parts that read it
@@ -427,8 +426,7 @@ def network_name(path: str, given: str | None, options: Mapping[str, Any], flag:
             folder = Path(path).absolute().parent.name
             raise UserError(f"the folder '{folder}' does not tell the architecture; name it with {flag}") from None
     name = str(name)  # a foreign options.json may hold anything
-    if name not in model_dict:
-        raise UserError(f"unknown model {name} ({flag}); {nearest(name, model_dict)}")
+    check_model(name, flag)
     return name
 
 
@@ -504,9 +502,11 @@ def prepare(opt: argparse.Namespace) -> Subject:
     """
     precision = choose_precision(opt)
     classes = dataset_dict[opt.dataset].classes
-    network, inference = freeze(load_network(opt.model, opt.path, classes), precision)
-    teacher = None if opt.path_t is None else freeze(load_network(opt.model_t, opt.path_t, classes), precision)[1]
+    network = load_network(opt.model, opt.path, classes)
+    teacher = None if opt.path_t is None else load_network(opt.model_t, opt.path_t, classes)
     loader = load_data(opt, precision).test
+    network, inference = freeze(with_input_of(network, loader), precision)
+    teacher = teacher and freeze(with_input_of(teacher, loader), precision)[1]
     outside = None if opt.ood is None else outside_images(opt.ood, opt.data_folder, loader.side, opt.notes)
     pixels = clean_pixels(loader)
     logits = logits_of(inference, pixels, loader)

@@ -11,7 +11,7 @@ import torch
 from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader, dataset_dict
 from distiller_zoo import Distiller, Shapes
 from distiller_zoo.base import Method
-from helper.checkpoint import load_network
+from helper.checkpoint import load_network, new_network
 from helper.distributed import share, size, together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
@@ -29,15 +29,17 @@ from helper.setup import (
     open_cache,
     to_device,
     train,
+    with_input_of,
 )
 from helper.teacher import Teacher, check_teacher_file, measured_accuracy, teacher_name
-from models import model_dict
+from models import is_pretrained
 
 
 def run_name(opt: argparse.Namespace, method: Method, name_t: str) -> str:
     """Folder name of a run: networks, data set, method, weights, whatever is not the recipe's, trial."""
     folder_t = Path(opt.path_t).absolute().parent.name
-    teacher = name_t if folder_t in (name_t, f"{name_t}_vanilla") else folder_t
+    known = is_pretrained(opt.path_t) or folder_t in (name_t, f"{name_t}_vanilla")
+    teacher = name_t if known else folder_t
     weights = "_".join(f"{flag}-{getattr(opt, flag)}" for flag in method.weights)
     return safe_name(f"S-{opt.model_s}_T-{teacher}_{opt.dataset}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}")
 
@@ -59,13 +61,15 @@ def main() -> None:
     precision = choose_precision(opt)
     check_teacher_file(opt.path_t)
     name_t = teacher_name(opt.path_t, opt.model_t)
-    network_t = load_network(name_t, opt.path_t, dataset_dict[opt.dataset].classes)
+    network_t = load_network(name_t, opt.path_t, dataset_dict[opt.dataset].classes, opt.size_t, opt.taps_t)
     run = new_run(opt, "student_model", "student_tensorboards", run_name(opt, method, name_t), opt.model_s)
     data = load_data(opt, precision)
 
     torch.manual_seed(opt.seed)
-    student = model_dict[opt.model_s](num_classes=data.classes)
-    sizes = [feature_shapes(network, data.train.side) for network in (student, network_t)]
+    student = new_network(opt.model_s, data.classes, opt.size_s, opt.taps_s, opt.drop_path)
+    run.input_size = student.input_size
+    seen = [with_input_of(network, data.train) for network in (student, network_t)]
+    sizes = [feature_shapes(network, data.train.side) for network in seen]
     shapes = Shapes(*sizes, data.classes, data.train.samples)
     distiller = build_method(method, shapes, opt.method_options, opt.kd_T, opt.transforms)
     student, network_t = adapt_networks(distiller, student, network_t, data.train)

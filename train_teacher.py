@@ -8,13 +8,23 @@ import sys
 import torch
 
 from distiller_zoo import Shapes, label_losses
+from helper.checkpoint import new_network
 from helper.distributed import together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
 from helper.options import name_suffix, teacher_options
 from helper.run import safe_name
-from helper.setup import begin, choose_precision, feature_shapes, load_data, make_phases, new_run, to_device, train
-from models import model_dict
+from helper.setup import (
+    begin,
+    choose_precision,
+    feature_shapes,
+    load_data,
+    make_phases,
+    new_run,
+    to_device,
+    train,
+    with_input_of,
+)
 
 
 def run_name(opt: argparse.Namespace) -> str:
@@ -31,7 +41,9 @@ def main() -> None:
     data = load_data(opt, precision)
 
     torch.manual_seed(opt.seed)
-    network = model_dict[opt.model](num_classes=data.classes)
+    network = new_network(opt.model, data.classes, opt.size, drop_path=opt.drop_path)
+    run.input_size = network.input_size
+    network = with_input_of(network, data.train)
     shapes = feature_shapes(network, data.train.side)
     try:
         method = label_losses[opt.loss](Shapes(shapes, shapes, data.classes, data.train.samples), **opt.loss_options)

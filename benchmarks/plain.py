@@ -29,13 +29,13 @@ from torchvision import transforms
 
 from dataset import DataError, ImageData, cifar100
 from distiller_zoo import registry
-from helper.checkpoint import load_network, nearest
+from helper.checkpoint import check_model, load_network, new_network
 from helper.errors import UserError, run_command
 from helper.options import RECIPE, OneLineParser
 from helper.precision import pick_device
 from helper.schedule import Schedule
 from helper.teacher import check_teacher_file, teacher_name
-from models import model_dict, model_recipe
+from models import model_recipe
 
 from . import literal
 
@@ -260,12 +260,6 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
 
 
-def known_network(name: str) -> str:
-    if name not in model_dict:
-        raise UserError(f"unknown model {name}; {nearest(name, model_dict)}")
-    return name
-
-
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, with the recipe's values where it names none."""
     parser = OneLineParser(prog="python -m benchmarks.plain", description="Distil with the plain training loop.")
@@ -288,8 +282,9 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_workers", type=count, default=8, metavar="N", help="loader processes (8)")
     add_machine(parser)
     opt = parser.parse_args(arguments)
-    method, network = registry[opt.distill], known_network(opt.model_s)
-    recipe = {**RECIPE, **method.recipe, **model_recipe.get(network, {}), **method.weights}
+    check_model(opt.model_s)
+    method = registry[opt.distill]
+    recipe = {**RECIPE, **method.recipe, **model_recipe.get(opt.model_s, {}), **method.weights}
     for name in ("learning_rate", "warmup_epochs", *method.weights):
         if getattr(opt, name) is None:
             setattr(opt, name, recipe[name])
@@ -306,7 +301,7 @@ def set_up(opt: argparse.Namespace) -> Plain:
     check_teacher_file(opt.path_t)
     teacher = load_network(teacher_name(opt.path_t, opt.model_t), opt.path_t, cifar100.CLASSES).to(device)
     torch.manual_seed(opt.trial)
-    student = model_dict[opt.model_s](num_classes=cifar100.CLASSES).to(device)
+    student = new_network(opt.model_s, cifar100.CLASSES).to(device)
     criterion = LOSSES[opt.distill](Weights(opt.r, opt.a, opt.b or 0.0, opt.kd_T, opt.k))
     optimizer = sgd(student, opt.learning_rate, RECIPE["momentum"], RECIPE["weight_decay"])
     return Plain(student, teacher, criterion, optimizer, device)

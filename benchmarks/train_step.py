@@ -41,7 +41,7 @@ from dataset import EVALUATION_BATCH, Batch, ImageData, MemoryLoader, cifar100
 from dataset.loader import VIEWS
 from distiller_zoo import Shapes
 from distiller_zoo.base import Output
-from helper.checkpoint import load_network
+from helper.checkpoint import check_model, load_network
 from helper.errors import UserError, run_command
 from helper.logger import Progress
 from helper.loops import TrainStep, train_epoch
@@ -312,7 +312,7 @@ def pair_names(text: str) -> list[tuple[str, str]]:
     if any(len(pair) != 2 for pair in pairs):
         raise argparse.ArgumentTypeError(f"'{text}' is no list of pairs such as resnet56-resnet20,vgg13-vgg8")
     for name in itertools.chain(*pairs):
-        plain_loop.known_network(name)
+        check_model(name)
     return pairs
 
 

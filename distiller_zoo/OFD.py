@@ -139,7 +139,7 @@ class FeatureOverhaul(Distiller):
         try:
             norms = teacher.get_bn_before_relu()
         except (AttributeError, NotImplementedError):
-            name = type(teacher).__name__
+            name = type(getattr(teacher, "deployed", teacher)).__name__
             raise ValueError(f"the teacher, {name}, has no single batch norm before the ReLU of each stage") from None
         if len(norms) != len(self.shapes.teacher) - 2:
             raise ValueError(f"the teacher names {len(norms)} batch norms for {len(self.shapes.teacher) - 2} stages")

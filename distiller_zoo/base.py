@@ -26,11 +26,18 @@ class Output:
         features: RepDistiller's list: the map after the stem, those of the stages (B, C_i, H_i, W_i), the pooled vector
             (B, D); None where the method asked for none, and None in the places that it did not ask for.
         strong_logits: (B, C) of the images' strong views, None where the method did not ask for them.
+        distill_logits: (B, C) of a head of its own that learns from the teacher's logits, None where there is none.
     """
 
     logits: Tensor
     features: list[Tensor | None] | None = None
     strong_logits: Tensor | None = None
+    distill_logits: Tensor | None = None
+
+    @property
+    def compared(self) -> Tensor:
+        """The logits (B, C) that a loss compares with the teacher's."""
+        return self.logits if self.distill_logits is None else self.distill_logits
 
     def float(self) -> Output:
         """The same in float32 (no copy where it is already)."""
@@ -39,8 +46,8 @@ class Output:
     def map(self, change: Callable[[Tensor], Tensor]) -> Output:
         """The output whose tensors are what `change` makes of them."""
         features = self.features and [None if f is None else change(f) for f in self.features]
-        strong = None if self.strong_logits is None else change(self.strong_logits)
-        return Output(change(self.logits), features, strong)
+        others = (None if z is None else change(z) for z in (self.strong_logits, self.distill_logits))
+        return Output(change(self.logits), features, *others)
 
 
 @dataclass(frozen=True)
@@ -293,7 +300,7 @@ class Distiller(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Every term of the loss, unweighted scalars by name."""
-        pair = LogitPair(step.student.logits, step.teacher.logits, step.target, self.temperature, step.epoch)
+        pair = LogitPair(step.student.compared, step.teacher.logits, step.target, self.temperature, step.epoch)
         terms = {**self.logit_terms(self.transformed(pair)), **self.added_terms(pair)}
         return {"cls": self.classification(step), **terms, **self.feature_terms(step)}
 

@@ -13,10 +13,16 @@ class PooledMapNetwork(nn.Module):
 
     Args:
         network: of `models/`, with `trunk` and `get_classifier`.
+
+    Raises:
+        ValueError: it has no such map.
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
+        if not getattr(network, "pools_a_map", True):
+            name = type(getattr(network, "deployed", network)).__name__
+            raise ValueError(f"{name} does not pool a map for its classifier, which this method builds on")
         self.network = network
 
     def head(self, pooled_map: Tensor) -> tuple[Tensor, Tensor]:

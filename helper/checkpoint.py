@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -11,18 +12,20 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models import model_dict
+from models import FeatureNetwork, UnknownNetwork, build, build_pretrained, is_pretrained, model_dict, project_name
 
 from .errors import RunError, UserError, uninterrupted
 
+COUNTER = "num_batches_tracked"
 _reconstruct, _scalar = (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0])
 # what pickled numpy numbers and arrays are made of, under the names that either major version of numpy gives them
 _NUMPY = [
@@ -125,45 +128,136 @@ def weights_of(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str,
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
+@functools.cache
+def expected_shapes(model: str, classes: int, size: int | None = None) -> dict[str, torch.Size]:
+    """The names and shapes of the weights of a network of `model_dict`, but for counters that old files lack.
+
+    Raises:
+        ValueError: it cannot be built for images of this size.
+    """
+    with torch.device("meta"):
+        state = build(model, classes, size).state_dict()
+    return {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
+
+
 def classes_of(model: str, state: Mapping[str, Tensor]) -> int | None:
     """Number of classes in the weights of a network: the rows of its last matrix, None where there is none."""
-    with torch.device("meta"):
-        head = [key for key, value in model_dict[model]().state_dict().items() if value.ndim == 2][-1]
+    head = [key for key, shape in expected_shapes(model, 1).items() if len(shape) == 2][-1]
     return state[head].shape[0] if head in state and state[head].ndim == 2 else None
 
 
-def fits(model: str, state: Mapping[str, Tensor]) -> bool:
-    """Whether the weights have the names and shapes of `model` with the class count that they show."""
-    classes = classes_of(model, state)
-    if not classes:
-        return False
-    with torch.device("meta"):
-        expected = model_dict[model](num_classes=classes).state_dict()
-    return {k: v.shape for k, v in expected.items()} == {k: v.shape for k, v in state.items()}
-
-
-def load_network(model: str, path: str | os.PathLike, num_classes: int | None = None) -> nn.Module:
-    """Build a network and load a checkpoint's weights into it.
+def fits(model: str, state: Mapping[str, Tensor], size: int | None = None) -> bool:
+    """Whether the weights have the names and shapes of `model` with the class count that they show.
 
     Args:
         model: a name in `model_dict`.
-        path: the checkpoint.
-        num_classes: refuse another class count; None takes the checkpoint's.
+        state: the weights.
+        size: of the images; None for the network's own.
 
     Raises:
-        UserError: as `load_checkpoint`; or the weights belong to another architecture or class count.
+        ValueError: the network cannot be built for images of this size.
     """
-    state = weights_of(load_checkpoint(path), path)
-    if not fits(model, state):
-        others = [name for name in model_dict if fits(name, state)]
-        hint = f"they fit {' or '.join(others)}" if others else "they fit no network of models/"
-        raise UserError(f"the weights in {path} do not fit {model}; {hint}")
-    found = classes_of(model, state)
-    if num_classes not in (None, found):
-        raise UserError(f"{path} is a network for {found} classes, but the data set has {num_classes}")
-    network = model_dict[model](num_classes=found)
-    network.load_state_dict(state)
+    classes = classes_of(model, state)
+    shapes = {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
+    return bool(classes) and expected_shapes(model, classes, size) == shapes
+
+
+def check_model(name: str, flag: str = "") -> None:
+    """Refuse the name of a network that is none of `model_dict` nor of the form of another package's.
+
+    Raises:
+        UserError: it names the flag and the names that are near.
+    """
+    if name not in model_dict and ":" not in name:
+        raise UserError(f"unknown model {name}{f' ({flag})' if flag else ''}; {nearest(name, model_dict)}")
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn the errors of `models.build` into `UserError`s."""
+    try:
+        yield
+    except UnknownNetwork as error:
+        raise UserError(f"{error}; {nearest(error.name, error.known)}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def new_network(
+    model: str,
+    num_classes: int,
+    size: int | None = None,
+    taps: Sequence[str] = (),
+    drop_path: float | None = None,
+) -> FeatureNetwork:
+    """A network with random weights; arguments as for `models.build`.
+
+    Raises:
+        UserError: there is none of this name, or it cannot be built so.
+    """
+    with _one_line_errors():
+        return build(model, num_classes, size, taps, drop_path)
+
+
+def load_network(
+    model: str,
+    path: str | os.PathLike,
+    num_classes: int | None = None,
+    size: int | None = None,
+    taps: Sequence[str] = (),
+) -> FeatureNetwork:
+    """Build a network and load weights into it: a checkpoint's, or those that its package publishes.
+
+    Args:
+        model: as for `models.build`.
+        path: the checkpoint, timm:NAME or torchvision:NAME.
+        num_classes: refuse another class count; None takes the checkpoint's.
+        size: side of its images; None for what the checkpoint says, or the network's own.
+        taps: see `models.build`.
+
+    Raises:
+        UserError: as `load_checkpoint`; or the weights belong to another architecture or class count, or cannot be had.
+    """
+    if is_pretrained(str(path)):
+        with _one_line_errors():
+            network = build_pretrained(str(path), size, taps)
+        _check_classes(path, _rows_of_last_matrix(network.state_dict()), num_classes)
+        return network
+    content = load_checkpoint(path)
+    state = weights_of(content, path)
+    stored = content.get("input_size")
+    size = stored if size is None and type(stored) is int else size
+    model = project_name(model)
+    if model in model_dict:
+        _check_fit(model, state, path, size)
+        _check_classes(path, classes_of(model, state), num_classes)
+    classes = num_classes or _rows_of_last_matrix(state)
+    network = new_network(model, classes, size, taps)
+    try:
+        getattr(network, "deployed", network).load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"the weights in {path} do not fit {model} with {classes} classes: {reason}") from None
     return network
+
+
+def _rows_of_last_matrix(state: Mapping[str, Tensor]) -> int:
+    return next((value.shape[0] for value in reversed(list(state.values())) if value.ndim == 2), 1)
+
+
+def _check_fit(model: str, state: Mapping[str, Tensor], path: str | os.PathLike, size: int | None) -> None:
+    with _one_line_errors():
+        if fits(model, state, size):
+            return
+    others = [name for name in model_dict if fits(name, state)]
+    hint = f"they fit {' or '.join(others)}" if others else "they fit no network of models/"
+    at = f" for images of side {size}" if size else ""
+    raise UserError(f"the weights in {path} do not fit {model}{at}; {hint}")
+
+
+def _check_classes(path: str | os.PathLike, found: int, wanted: int | None) -> None:
+    if wanted not in (None, found):
+        raise UserError(f"{path} is a network for {found} classes, but the data set has {wanted}")
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
@@ -189,8 +283,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
         raise UserError("usage: python -m helper.checkpoint MODEL FILE")
     model, path = arguments
-    if model not in model_dict:
-        raise UserError(f"unknown model {model}; {nearest(model, model_dict)}")
+    check_model(model)
     load_network(model, path)
     print(f"{path} is a good checkpoint of {model}")
 

@@ -141,7 +141,7 @@ class Inference:
                 self.module = fold_batch_norms(self.network, images[:8])
             except FoldError as error:
                 if not self.quiet:
-                    name = type(self.network).__name__
+                    name = type(getattr(self.network, "deployed", self.network)).__name__
                     print(f"note: {name} runs as it is: {error}", file=sys.stderr)
         if self.precision.dtype != torch.float32 and not self.precision.plain:
             self._try_lowering(images[:8])

@@ -22,7 +22,7 @@ from .meters import TrainMeter
 from .optim import backward
 from .precision import Precision
 from .run import Run
-from .schedule import Schedule
+from .schedule import Rates
 from .sync_norms import SynchronisedNorms
 from .teacher import Teacher, evaluate, run_network
 
@@ -153,7 +153,7 @@ class Phase:
     module: TrainStep | StageStep
     epochs: int
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: Rates
     weights: Mapping[str, float]
     scaler: torch.amp.GradScaler
 

@@ -60,6 +60,39 @@ class DOT(torch.optim.Optimizer):
             parameter.add_(self.state[parameter][name], alpha=-group["lr"])
 
 
+def decayed_and_other(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The trained parameters of a module: matrices, and what has one dimension or is called bias."""
+    decayed, others = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            is_other = parameter.dim() <= 1 or name.endswith("bias")
+            (others if is_other else decayed).append(parameter)
+    return decayed, others
+
+
+def make_optimizer(
+    name: str, module: nn.Module, lr: float, momentum: float, weight_decay: float, delta: float | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of the main training.
+
+    Args:
+        name: `sgd` or `dot`, whose weight decay is on all parameters, as in RepDistiller, or `adamw`, whose is not on
+            biases and what else has one dimension, as in tiny-transformers.
+        module: what is trained.
+        lr: learning rate.
+        momentum: of sgd and dot.
+        weight_decay: see name.
+        delta: of dot.
+    """
+    if name == "dot":
+        return DOT(module.parameters(), lr=lr, delta=delta, momentum=momentum, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(module.parameters(), lr=lr, fused=True, momentum=momentum, weight_decay=weight_decay)
+    decayed, others = decayed_and_other(module)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
 def backward(
     optimizer: torch.optim.Optimizer, task: Tensor | int, distillation: Tensor | int, scaler: torch.amp.GradScaler
 ) -> None:

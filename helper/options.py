@@ -13,9 +13,9 @@ from typing import Any, NoReturn, TypeVar
 from dataset import dataset_dict
 from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Distiller, Method, Option, constructor_options
-from models import model_dict, model_recipe
+from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
 
-from .checkpoint import nearest
+from .checkpoint import check_model, nearest
 from .errors import UserError
 
 T = TypeVar("T")
@@ -29,10 +29,13 @@ RECIPE: dict[str, Any] = {
     "weight_decay": 5e-4,
     "momentum": 0.9,
     "warmup_epochs": 0,
+    "optimizer": "sgd",
+    "lr_schedule": "step",
     "path_t": "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth",
     "model_s": "resnet8x4",
 }
 DOT_DELTA = 0.075  # of CIFAR-100 in the paper
+COSINE_END = 0.01  # of tiny-transformers
 WEIGHT_FLAGS = {"r": "gamma", "a": "alpha", "b": "beta"}
 
 
@@ -49,6 +52,10 @@ def _decay_epochs(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no list of epochs such as 150,180,210") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +80,19 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--lr_decay_epochs", type=_decay_epochs, metavar="N,N", help="epochs after which the rate drops (150,180,210)"
     )
     group.add_argument("--lr_decay_rate", type=float, metavar="X", help="factor of a drop (0.1)")
-    group.add_argument("--weight_decay", type=float, metavar="X", help="weight decay on all parameters (5e-4)")
+    group.add_argument(
+        "--lr_schedule", choices=("step", "cosine"), help="drops after some epochs, or half a cosine (step)"
+    )
+    group.add_argument("--lr_end", type=float, metavar="X", help="share of the rate at which the cosine ends (0.01)")
+    group.add_argument(
+        "--weight_decay", type=float, metavar="X", help="weight decay; adamw spares biases and norms (5e-4)"
+    )
     group.add_argument("--momentum", type=float, metavar="X", help="SGD momentum (0.9)")
     group.add_argument(
         "--warmup_epochs", "--wram_up", type=int, metavar="N", help="epochs of linear warm-up, 0 or 1 for none"
+    )
+    group.add_argument(
+        "--drop_path", type=float, metavar="X", help="share of dropped branches in a transformer's last block (0.1)"
     )
     group.add_argument(
         "--official_warmup",
@@ -154,6 +170,8 @@ def _check_ranges(opt: argparse.Namespace) -> None:
         _check(opt, name, 1)
     for name in ("warmup_epochs", "weight_decay", "num_workers"):
         _check(opt, name, 0)
+    for name in ("lr_end", "drop_path"):
+        _check(opt, name, 0, high=1)
     _check(opt, "seed", 0, high=2**63 - 1)
     if opt.sync_bn and opt.compile:
         raise UserError("--sync_bn does not go with --compile")
@@ -170,14 +188,55 @@ def _check_ranges(opt: argparse.Namespace) -> None:
 
 
 def _apply_recipe(opt: argparse.Namespace, *recipes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill options that were not given from RECIPE and its overrides, of which later ones win; return the defaults."""
+    """Fill options that were not given from RECIPE and its overrides, of which later ones win; return the defaults.
+
+    Raises:
+        UserError: a given option has no effect with the optimizer or the schedule.
+    """
     defaults = dict(RECIPE)
     for recipe in recipes:
         defaults.update(recipe)
+    schedule, optimizer = opt.lr_schedule or defaults["lr_schedule"], opt.optimizer or defaults["optimizer"]
+    if schedule == "cosine":
+        _refuse_given(opt, "--lr_schedule cosine", "lr_decay_epochs", "lr_decay_rate", "official_warmup")
+        defaults |= {"lr_decay_epochs": (), "lr_end": COSINE_END}
+    else:
+        _refuse_given(opt, "--lr_schedule step", "lr_end")
+    if optimizer == "adamw":
+        _refuse_given(opt, "--optimizer adamw", "momentum")
     for name, value in defaults.items():
         if hasattr(opt, name) and getattr(opt, name) is None:
             setattr(opt, name, value)
     return defaults
+
+
+def _refuse_given(opt: argparse.Namespace, chosen: str, *names: str) -> None:
+    """Refuse options that have no effect with what is chosen.
+
+    Raises:
+        UserError: one was given.
+    """
+    for name in names:
+        if getattr(opt, name):
+            raise UserError(f"--{name} has no effect with {chosen}")
+
+
+def _check_network(opt: argparse.Namespace, model: str, size_flag: str) -> None:
+    """Check the options of the network that learns.
+
+    Args:
+        opt: the options.
+        model: its name.
+        size_flag: the option that gives the size of its images.
+
+    Raises:
+        UserError: the first that does not suit it.
+    """
+    check_model(model)
+    _check(opt, size_flag, 1)
+    if opt.drop_path is not None and not constructor_takes(model, "drop_path"):
+        takers = ", ".join(name for name in model_dict if constructor_takes(name, "drop_path"))
+        raise UserError(f"--drop_path has no effect on {model}; these networks have it: {takers}")
 
 
 def _scale_epochs(opt: argparse.Namespace, known: Sequence[Option]) -> None:
@@ -235,7 +294,9 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     """
     name, build = _chosen("--loss", "ce", arguments, label_losses, "loss")
     parser = OneLineParser(prog="train_teacher.py", description="Train one network from labels.", allow_abbrev=False)
-    _name_argument(parser, "--model", help="the network, of models/ (resnet110)")
+    _name_argument(parser, "--model", help="the network: of models/, timm:NAME, torchvision:NAME, ... (resnet110)")
+    parser.add_argument("--size", type=int, metavar="N", help="side to which its images are brought (its own)")
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="(sgd; adamw for transformers)")
     parser.add_argument("-t", "--trial", default="0", help="names the run and gives its seed")
     _name_argument(parser, "--loss", help=f"what is minimised (ce): {', '.join(label_losses)}")
     group = parser.add_argument_group(f"--loss {name}", (build.__doc__ or "").partition("\n\n")[0])
@@ -244,9 +305,11 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     _add_training(parser)
     _add_running(parser)
     opt = parser.parse_args(arguments)
-    opt.model = opt.model or "resnet110"
+    opt.model = project_name(opt.model or "resnet110")
     _known(opt.dataset, dataset_dict, "data set")
-    _known(opt.model, model_dict, "model")
+    _check_network(opt, opt.model, "size")
+    if opt.model in needs_logit_distillation:
+        raise UserError(f"{opt.model} learns from a teacher, with train_student.py; from labels alone train another")
     defaults = _apply_recipe(opt, dataset_dict[opt.dataset].recipe, model_recipe.get(opt.model, {}))
     _check_ranges(opt)
     _scale_epochs(opt, constructor_options(build))
@@ -272,6 +335,9 @@ def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[s
         differs["official_warmup"] = "on"
     if opt.subset is not None:
         differs["subset"] = opt.subset
+    for name in ("size", "size_s", "size_t", "taps_s", "taps_t", "drop_path", "lr_end"):
+        if getattr(opt, name, None) not in (None, (), defaults.get(name)):
+            differs[name] = getattr(opt, name)
     if opt.seed != _trial_seed(opt.trial):
         differs["seed"] = opt.seed
     if opt.precision != "auto":
@@ -459,6 +525,31 @@ def _settle_optimizer(opt: argparse.Namespace) -> None:
         raise UserError("--optimizer dot takes gradients twice: it does not go with --compile")
 
 
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    """How the networks see the images, and what is seen of networks of other packages."""
+    for side, whose in (("s", "student"), ("t", "teacher")):
+        text = f"side to which the {whose}'s images are brought (its own, or that of the data)"
+        parser.add_argument(f"--size_{side}", type=int, metavar="N", help=text)
+        text = f"modules of a {whose} of another package that give its features (the last at each resolution)"
+        parser.add_argument(f"--taps_{side}", type=_names, default=(), metavar="NAME,NAME", help=text)
+
+
+def _check_heads(opt: argparse.Namespace, method: Method) -> None:
+    """A head that learns from the teacher's logits needs a term that compares them.
+
+    Raises:
+        UserError: there is none, or the method has two views, for which these heads have no form.
+    """
+    if opt.model_s not in needs_logit_distillation:
+        return
+    flags = method.logit_flags()
+    if not any(getattr(opt, flag) for flag in flags):
+        wanted = " or ".join(f"-{flag}" for flag in flags)
+        raise UserError(f"{opt.model_s} has a head that learns from the teacher's logits: give {wanted} above 0")
+    if method.build.needs.strong_view:
+        raise UserError(f"{opt.model_s} does not go with --distill {method.name}, which looks at two views")
+
+
 def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Method]:
     """Parse and check the command line of train_student.py.
 
@@ -478,12 +569,18 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
         prog="train_student.py", description="Distil a teacher checkpoint into a student.", allow_abbrev=False
     )
     _name_argument(parser, "--distill", help=f"the method (kd): {', '.join(registry)}")
-    parser.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint (resnet32x4's in save/models)")
+    text = (
+        "the teacher's checkpoint, or timm:NAME or torchvision:NAME for published weights (resnet32x4's in save/models)"
+    )
+    parser.add_argument("--path_t", metavar="FILE", help=text)
     _name_argument(parser, "--model_t", help="its network, where its folder's name does not begin with it")
-    _name_argument(parser, "--model_s", help="the student's network, of models/ (resnet8x4)")
+    _name_argument(parser, "--model_s", help="the student: of models/, timm:NAME, torchvision:NAME, ... (resnet8x4)")
+    _add_views(parser)
     parser.add_argument("--trial", default="1", help="names the run and gives its seed")
     parser.add_argument(
-        "--optimizer", default="sgd", choices=("sgd", "dot"), help="dot: separate momentum for KD (sgd)"
+        "--optimizer",
+        choices=("sgd", "dot", "adamw"),
+        help="dot: separate momentum for KD (sgd; adamw for transformers)",
     )
     parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
     _add_method(parser, method)
@@ -496,12 +593,14 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     opt.distill = method.name
     _known(opt.dataset, dataset_dict, "data set")
     recipe = dataset_dict[opt.dataset].recipe
-    opt.model_s = opt.model_s or {**RECIPE, **recipe}["model_s"]
-    _known(opt.model_s, model_dict, "model")
+    opt.model_s = project_name(opt.model_s or {**RECIPE, **recipe}["model_s"])
+    _check_network(opt, opt.model_s, "size_s")
+    _check(opt, "size_t", 1)
     defaults = _apply_recipe(opt, method.recipe, recipe, model_recipe.get(opt.model_s, {}))
     _check_ranges(opt)
     _settle_optimizer(opt)
     _settle_weights(opt, method)
+    _check_heads(opt, method)
     _settle_transforms(opt, method)
     _scale_epochs(opt, method.options())
     if opt.teacher_cache_fill and not opt.teacher_cache:
@@ -524,9 +623,7 @@ def _method_differences(opt: argparse.Namespace, method: Method) -> dict[str, An
     for name, options in opt.transforms.items():
         differs |= {name: "on"} if name not in method.build.implies else {}
         differs |= _changed(options, constructor_options(transform_registry[name]))
-    if opt.optimizer != "sgd":
-        differs |= {"optimizer": opt.optimizer, "delta": opt.dot_delta}
-    return differs
+    return differs | ({"delta": opt.dot_delta} if opt.optimizer == "dot" else {})
 
 
 def describe(opt: argparse.Namespace) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Run:
     def __init__(self, folder: Path, events_folder: Path, model: str, epochs: int, seed: int):
         self.folder, self.events_folder, self.model = folder, events_folder, model
         self.epochs, self.seed = epochs, seed
+        self.input_size: int | None = None  # of a network that has one of its own; goes with its weights
         self.options: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.best_acc = -1.0  # below any accuracy
@@ -179,8 +180,9 @@ class Run:
             due[f"{self.model}_last.pth"] = "accuracy"
         state = getattr(student, "deployed", student).state_dict()
         weights = {key: value.cpu().contiguous() for key, value in state.items()}
+        size = {} if self.input_size is None else {"input_size": self.input_size}
         for name, figure in due.items():
-            save_checkpoint(self.folder / name, {"epoch": epoch, "model": weights, figure: acc})
+            save_checkpoint(self.folder / name, {"epoch": epoch, "model": weights, figure: acc, **size})
 
     def end_epoch(self, row: dict[str, Any], parts: Mapping[str, Any], label: str) -> None:
         """Take in an epoch's figures and save.

@@ -17,15 +17,16 @@ from dataset import Data, DataError, MemoryLoader, TrainLoader, get_dataset
 from dataset.loader import VIEWS
 from distiller_zoo import transform_registry
 from distiller_zoo.base import Distiller, Method, Needs, Shapes
+from models import with_own_input
 
 from . import distributed
 from .errors import UserError
 from .loops import Phase, StageStep, TrainStep, fit
-from .optim import DOT
+from .optim import make_optimizer
 from .options import describe
 from .precision import Precision, pick_device
-from .run import Run
-from .schedule import Schedule
+from .run import Run, safe_name
+from .schedule import CosineSchedule, Rates, Schedule
 from .teacher import Teacher
 from .teacher_cache import LogitCache, cache_facts
 
@@ -80,6 +81,20 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
     return precision
 
 
+def with_input_of(network: nn.Module, loader: MemoryLoader, own: nn.Module | None = None) -> nn.Module:
+    """A network that takes a loader's images, brought to its own size and normalisation where it has one.
+
+    Args:
+        network: to be run.
+        loader: gives the images.
+        own: the network of `models/` inside, where a method has wrapped it.
+    """
+    own = own or network
+    if own.input_size is own.mean is own.std is None:
+        return network
+    return with_own_input(network, own, loader.side, loader.mean, loader.std)
+
+
 @torch.no_grad()
 def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size]:
     """Shapes of a network's features for two images of a size (height, width), in the order of its feature list."""
@@ -108,6 +123,13 @@ def build_method(
     Raises:
         UserError: an option is out of range or the pair does not suit the method.
     """
+    for flag, found in (("s", shapes.student), ("t", shapes.teacher)):
+        if len(found) < {"none": 0, "last": 1}.get(method.build.needs.features, 3):
+            whose = {"s": "student", "t": "teacher"}[flag]
+            raise UserError(
+                f"--distill {method.name} compares features, and none were found in the {whose}; "
+                f"name its modules that give maps or tokens with --taps_{flag}"
+            )
     try:
         distiller = method.build(shapes, **options)
         for name, arguments in transforms.items():
@@ -123,6 +145,8 @@ def adapt_networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Let the method look at the teacher and wrap either network; returns the student and the teacher to run.
 
+    Both then take the loader's images, see `with_input_of`.
+
     Args:
         distiller: the method.
         student: of `models/`.
@@ -133,11 +157,13 @@ def adapt_networks(
         UserError: the method cannot use this teacher.
     """
     try:
+        seen = with_input_of(teacher, loader).to(loader.device).eval().requires_grad_(False)
         with torch.no_grad():
-            distiller.prepare(teacher.to(loader.device).eval().requires_grad_(False), loader.plain())
-        return distiller.wrap_student(student, teacher), distiller.wrap_teacher(teacher)
-    except ValueError as error:
+            distiller.prepare(seen, loader.plain())
+        wrapped = distiller.wrap_student(student, teacher), distiller.wrap_teacher(teacher)
+    except (ValueError, NotImplementedError) as error:
         raise UserError(str(error)) from None
+    return tuple(with_input_of(*pair) for pair in zip(wrapped, (loader, loader), (student, teacher), strict=True))
 
 
 def to_device(step: TrainStep, precision: Precision) -> TrainStep:
@@ -216,7 +242,7 @@ def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model:
         UserError: its folder holds a run and `--resume` is off.
     """
     base = Path(opt.save_folder)
-    run = Run(base / folder / name, base / events / name, model, opt.epochs, opt.seed)
+    run = Run(base / folder / name, base / events / name, safe_name(model), opt.epochs, opt.seed)
     run.refuse_overwriting(opt.resume)
     return run
 
@@ -255,10 +281,7 @@ def begin(run: Run, opt: argparse.Namespace, phases: Sequence[Phase], facts: Map
 def make_phases(
     opt: argparse.Namespace, step: TrainStep, weights: Mapping[str, float], published: Mapping[str, float]
 ) -> list[Phase]:
-    """The method's pre-training stages and the main training.
-
-    Stages run under SGD. Every optimizer has weight decay on all its parameters, as in RepDistiller; that of the main
-    training has the student and the adapters in one group.
+    """The method's pre-training stages, which run under SGD, and the main training.
 
     Args:
         opt: resolved options.
@@ -280,16 +303,19 @@ def make_phases(
         sgd = torch.optim.SGD(module.trained.parameters(), lr=rate, fused=True, **common)
         scaler = step.precision.scaler()
         phases.append(Phase(stage.name, module, stage.epochs, sgd, Schedule(rate), {stage.name: scale}, scaler))
-    decay = (opt.lr_decay_epochs, opt.lr_decay_rate, opt.warmup_epochs, opt.official_warmup)
     terms = {term: weight for term, weight in weights.items() if term not in names}
     if not any(terms.values()):
         raise UserError(f"the weights of {' and '.join(terms)} are 0: after pre-training, nothing would be learned")
-    if getattr(opt, "optimizer", "sgd") == "dot":
-        main = DOT(step.parameters(), lr=opt.learning_rate, delta=opt.dot_delta, **common)
-    else:
-        main = torch.optim.SGD(step.parameters(), lr=opt.learning_rate, fused=True, **common)
-    schedule = Schedule(opt.learning_rate, *decay)
-    return [*phases, Phase("", step, opt.epochs, main, schedule, terms, step.precision.scaler())]
+    main = make_optimizer(opt.optimizer, step, opt.learning_rate, delta=getattr(opt, "dot_delta", None), **common)
+    return [*phases, Phase("", step, opt.epochs, main, main_schedule(opt), terms, step.precision.scaler())]
+
+
+def main_schedule(opt: argparse.Namespace) -> Rates:
+    """The learning rates of the main training."""
+    if opt.lr_schedule == "cosine":
+        return CosineSchedule(opt.learning_rate, opt.epochs, opt.warmup_epochs, opt.lr_end)
+    decay = (opt.lr_decay_epochs, opt.lr_decay_rate, opt.warmup_epochs, opt.official_warmup)
+    return Schedule(opt.learning_rate, *decay)
 
 
 def train(

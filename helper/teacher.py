@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from dataset import Batch, MemoryLoader
 from distiller_zoo.base import Needs, Output
-from models import model_dict
+from models import is_pretrained, model_dict, project_name
 
 from . import distributed
-from .checkpoint import digest, load_checkpoint, nearest, write_json
+from .checkpoint import check_model, digest, load_checkpoint, write_json
 from .errors import UserError
 from .inference import Inference
 from .meters import TestMeter
@@ -35,9 +35,13 @@ def _folder_name(path: str) -> str | None:
 def check_teacher_file(path: str) -> None:
     """Refuse a path with nothing or a folder at it, before anything is made of its name.
 
+    What names published weights, timm:NAME or torchvision:NAME, is no path.
+
     Raises:
         UserError: it says how to get a teacher.
     """
+    if is_pretrained(path):
+        return
     if os.path.isdir(path):
         load_checkpoint(path)
     if not os.path.exists(path):  # unlike Path's, false where the name is too long or its folder closed
@@ -53,14 +57,18 @@ def teacher_name(path: str, name: str | None = None) -> str:
 
     Args:
         path: by RepDistiller's custom, the folder's name begins with it: `save/models/resnet32x4_vanilla/x.pth`.
+            Published weights, timm:NAME or torchvision:NAME, name their network themselves.
         name: given by the user (`--model_t`), overrides the folder's.
 
     Raises:
-        UserError: it is no name of `model_dict`, or the folder tells none.
+        UserError: it is no name of a network, or the folder tells none.
     """
-    if name is not None and name not in model_dict:
-        raise UserError(f"unknown model {name} (--model_t); {nearest(name, model_dict)}")
-    found = name or _folder_name(path)
+    if name is not None:
+        check_model(name, "--model_t")
+        if is_pretrained(path):
+            raise UserError(f"--model_t {name} has no effect beside --path_t {path}, which names the network")
+        return project_name(name)
+    found = project_name(path) if is_pretrained(path) else _folder_name(path)
     if found is None:
         folder = Path(path).absolute().parent.name
         raise UserError(f"the folder '{folder}' does not begin with the teacher's architecture; name it with --model_t")
@@ -77,9 +85,13 @@ def run_network(network: nn.Module, images: Tensor, needs: Needs, preact: bool) 
         preact: whether this network's are taken before their last activation.
     """
     if needs.features == "none":
-        return Output(network(images))
-    features, logits = network(images, is_feat=True, preact=preact)
-    return Output(logits, needs.select(features))
+        features, logits = None, network(images)
+    else:
+        features, logits = network(images, is_feat=True, preact=preact)
+        features = needs.select(features)
+    if logits.dim() == 3:  # of two heads, see `models.deit.DeiT`
+        return Output(logits[:, 0], features, distill_logits=logits[:, 1])
+    return Output(logits, features)
 
 
 class Teacher:

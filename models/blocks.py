@@ -17,9 +17,16 @@ class FeatureNetwork(nn.Module):
 
     Attributes:
         feat_modules: names of the modules up to the last stage, in the order of the forward pass.
+        input_size: side of the square images that it takes; None for any.
+        mean, std: normalisation of its images, in units of [0, 1]; None for the data set's. See `OwnInput`.
+        pools_a_map: whether the classifier takes the mean of a map over space; only then is there a `trunk`.
     """
 
     feat_modules: tuple[str, ...] = ()
+    input_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    pools_a_map = True
 
     def trunk(self, x: Tensor) -> Trunk:
         """Runs everything before the global pooling.

@@ -17,6 +17,7 @@ class Bottleneck(nn.Module):
     """
 
     expansion = 4
+    shortcut_name = "shortcut"  # in checkpoints
 
     def __init__(self, c_in: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -27,15 +28,15 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, c_out)
         self.bn3 = nn.BatchNorm2d(c_out)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(conv1x1(c_in, c_out, stride), nn.BatchNorm2d(c_out))
+        changes = stride != 1 or c_in != c_out
+        shortcut = (conv1x1(c_in, c_out, stride), nn.BatchNorm2d(c_out)) if changes else ()
+        self.add_module(self.shortcut_name, nn.Sequential(*shortcut))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum of both branches before its ReLU."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + self.shortcut(x)
+        return self.bn3(self.conv3(out)) + getattr(self, self.shortcut_name)(x)
 
 
 def _make_stage(c_in: int, width: int, blocks: int, stride: int) -> ResidualStage:

@@ -15,6 +15,8 @@ FP32, FOLDED, BF16 = (
     Precision(CPU, torch.bfloat16),
 )
 
+TRANSFORMERS = ("deit_ti", "deit_ti_distilled", "pit_ti", "pvt_ti", "t2t_7")
+
 
 def trained_looking(name: str, classes: int = 10) -> nn.Module:
     """A network whose batch norms have statistics, scales and shifts of their own."""
@@ -38,7 +40,7 @@ def images():
     return torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", list(model_dict))
+@pytest.mark.parametrize("name", [name for name in model_dict if name not in TRANSFORMERS])
 @torch.no_grad()
 def test_folding_keeps_the_logits_of_every_network(name, images):
     network = trained_looking(name)
@@ -50,6 +52,17 @@ def test_folding_keeps_the_logits_of_every_network(name, images):
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     # the norms that open the blocks of a wide ResNet follow no convolution directly
     assert norms(folded) == 0 or (name.startswith("wrn") and norms(folded) < norms(network))
+
+
+@pytest.mark.parametrize("name", ["deit_ti", "t2t_7"])
+@torch.no_grad()
+def test_transformers_run_as_they_are_with_a_note(name, images, capsys):
+    torch.manual_seed(0)
+    network = model_dict[name](num_classes=10, img_size=32).eval()
+    expected = network(images)
+    assert torch.equal(Inference(network, FOLDED, quiet=False)(images), expected)
+    assert "no batch norm" in capsys.readouterr().err
+    torch.testing.assert_close(Inference(network, BF16)(images), expected, rtol=0.05, atol=0.05)
 
 
 class Twice(nn.Module):
