@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader, dataset_dict
+from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader
 from distiller_zoo import Distiller, Shapes
 from distiller_zoo.base import Method
 from helper.checkpoint import load_network
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
-from helper.options import name_suffix, student_options
+from helper.options import dataset_label, name_suffix, student_options
 from helper.run import safe_name
 from helper.setup import (
     adapt_networks,
@@ -24,12 +24,13 @@ from helper.setup import (
     feature_shapes,
     load_data,
     make_phases,
+    measure_teacher,
     new_run,
     open_cache,
     to_device,
     train,
 )
-from helper.teacher import Teacher, check_teacher_file, measured_accuracy, teacher_name
+from helper.teacher import Teacher, check_teacher_file, teacher_name
 from models import model_dict
 
 
@@ -38,7 +39,9 @@ def run_name(opt: argparse.Namespace, method: Method, name_t: str) -> str:
     folder_t = Path(opt.path_t).absolute().parent.name
     teacher = name_t if folder_t in (name_t, f"{name_t}_vanilla") else folder_t
     weights = "_".join(f"{flag}-{getattr(opt, flag)}" for flag in method.weights)
-    return safe_name(f"S-{opt.model_s}_T-{teacher}_{opt.dataset}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}")
+    return safe_name(
+        f"S-{opt.model_s}_T-{teacher}_{dataset_label(opt)}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}"
+    )
 
 
 def training_loader(data: Data, distiller: Distiller) -> TrainLoader:
@@ -58,7 +61,7 @@ def main() -> None:
     precision = choose_precision(opt)
     check_teacher_file(opt.path_t)
     name_t = teacher_name(opt.path_t, opt.model_t)
-    network_t = load_network(name_t, opt.path_t, dataset_dict[opt.dataset].classes)
+    network_t = load_network(name_t, opt.path_t, opt.classes)
     run = new_run(opt, "student_model", "student_tensorboards", run_name(opt, method, name_t), opt.model_s)
     data = load_data(opt, precision)
 
@@ -75,14 +78,11 @@ def main() -> None:
     for change in distiller.transforms:
         weights = {**change.weights, **weights}
     published = {term: method.weights[flag] for flag, term in method.build.weighs.items()}
-    loaders = (training_loader(data, distiller), data.test)
+    loaders = (training_loader(data, distiller), data)
     phases = make_phases(opt, step, weights, published)
 
     begin(run, opt, phases, {"model_t": name_t, "teacher_sha256": teacher.digest})
-    memory = Path(opt.save_folder) / "teacher_accuracy.json"
-    run.facts["teacher_acc"] = measured_accuracy(teacher, data.test, opt.dataset, memory)
-    if not opt.quiet:
-        print(f"teacher {name_t}: test acc {run.facts['teacher_acc']:.2f}", flush=True)
+    measure_teacher(run, opt, teacher, data)
     if cache and opt.teacher_cache_fill and not run.finished:
         cache.fill(data.train, teacher.logits, opt.quiet)
     train(run, opt, step, phases, teacher, loaders)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from dataset import DataError
+
 
 class UserError(Exception):
     """Bad input, found before anything was written: one line, exit code 2."""
@@ -70,8 +72,8 @@ def run_command(main: Callable[[], None]) -> int:
         main: the script's body.
 
     Returns:
-        0, 2 (`UserError`), 3 (`RunError`, or no memory left on the GPU) or 128 + the number of the signal that ended
-        the run.
+        0, 2 (`UserError`), 3 (`RunError`, `DataError`, or no memory left on the GPU) or 128 + the number of the signal
+        that ended the run.
     """
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
@@ -81,7 +83,7 @@ def run_command(main: Callable[[], None]) -> int:
     except UserError as error:
         print(_one_line(error), file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, DataError) as error:  # the latter where images change while the run reads them
         print(_one_line(error), file=sys.stderr)
         return 3
     except torch.OutOfMemoryError as error:

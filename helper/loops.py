@@ -186,7 +186,7 @@ def fit(
         step: student and method, of which every phase trains some part.
         phases: in order, the main training last.
         teacher: None when training from labels.
-        loaders: of the training and the test set.
+        loaders: of the training set and of what every epoch is measured on, see `Run.split`.
 
     Raises:
         RunError: a term is not finite, the disk is full.
@@ -209,7 +209,7 @@ def fit(
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
-                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures)
+                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures, run.split)
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
             run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)
@@ -226,5 +226,5 @@ def check_student(student: nn.Module, row: Mapping[str, float]) -> None:
     norms = torch.stack([parameter.detach().float().norm() for parameter in student.parameters()])
     if not norms.isfinite().all():
         raise RunError(f"the student's weights are not finite {advice}")
-    if not math.isfinite(row.get("test_loss", 0.0)):
-        raise RunError(f"the test loss is {row['test_loss']} {advice}")
+    for split in (split for split in ("test", "val") if not math.isfinite(row.get(f"{split}_loss", 0.0))):
+        raise RunError(f"the {split} loss is {row[f'{split}_loss']} {advice}")

@@ -129,6 +129,7 @@ def evaluate(
     loader: MemoryLoader,
     precision: Precision,
     figures: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
+    split: str = "test",
 ) -> dict[str, float]:
     """Accuracy of a network, whose training mode is left as it was.
 
@@ -137,6 +138,7 @@ def evaluate(
         loader: of the test set.
         precision: device and number format.
         figures: gives more to measure, from logits (B, C) and labels (B,), see `Distiller.test_figures`.
+        split: what the loader's images are, `test` or `val`: the names of the first three results begin with it.
 
     Returns:
         `test_acc` and `test_acc_top5` in percent, `test_loss`, the mean cross-entropy, and the means of `figures`.
@@ -147,7 +149,7 @@ def evaluate(
         found = logits(batch.images)
         meter.update(found, batch.target, figures(found, batch.target) if figures else None)
     network.train(training)
-    return meter.read()
+    return {name.replace("test_", f"{split}_", 1): value for name, value in meter.read().items()}
 
 
 def measured_accuracy(teacher: Teacher, loader: MemoryLoader, dataset: str, memory: Path) -> float:
