@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataset import MemoryLoader, dataset_dict
+from dataset import Loader, dataset_dict
 from distiller_zoo.evidence import check_log_prior, uncertainty
 from helper import corruptions, cost, metrics, probe
 from helper.checkpoint import check_model, digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
 from helper.inference import Inference
-from helper.options import OneLineParser
+from helper.options import OneLineParser, add_data, settle_data
 from helper.outliers import FAR_OUT, check_source, far_out, outside_images
 from helper.precision import Precision
 from helper.setup import choose_precision, load_data, with_input_of
@@ -63,7 +63,7 @@ class Subject:
 
     network: nn.Module
     inference: Inference
-    loader: MemoryLoader
+    loader: Loader
     precision: Precision
     logits: Tensor
     target: Tensor
@@ -74,22 +74,34 @@ class Subject:
     transfer: Callable[[], Figures] | None = None
 
 
-def logits_of(inference: Inference, pixels: Tensor, loader: MemoryLoader) -> Tensor:
+def logits_of(inference: Inference, pixels: Tensor, loader: Loader) -> Tensor:
     """Logits (N, C), on the CPU, of images (N, 3, H, W) uint8 that are normalised as the loader does.
 
     Raises:
         UserError: a logit is NaN or infinite.
     """
     blocks = (block.to(loader.device) for block in pixels.split(loader.batch_size))
-    logits = torch.cat([inference(loader.normalise(block)).cpu() for block in blocks])
+    return finite(torch.cat([inference(loader.normalise(block)).cpu() for block in blocks]))
+
+
+def test_logits(inference: Inference, loader: Loader) -> Tensor:
+    """Logits (N, C), on the CPU, of all images of a loader, batch by batch.
+
+    Raises:
+        UserError: a logit is NaN or infinite.
+    """
+    return finite(torch.cat([inference(batch.images).cpu() for batch in loader]))
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits.
+
+    Raises:
+        UserError: one is NaN or infinite.
+    """
     if not logits.isfinite().all():
         raise UserError("the network's logits are not finite: its weights are damaged, or too large for --precision")
     return logits
-
-
-def clean_pixels(loader: MemoryLoader) -> Tensor:
-    """The test images (N, 3, H, W) uint8."""
-    return loader.images.permute(0, 3, 1, 2)
 
 
 def _plain(values: Tensor) -> list[float | None]:
@@ -224,7 +236,7 @@ def show_outliers(found: Figures) -> list[str]:
 
 def corrupted(subject: Subject) -> Figures:
     """Top-1 accuracy on corrupted test images, by kind and severity."""
-    pixels, by_kind = clean_pixels(subject.loader).cpu(), {}
+    pixels, by_kind = subject.loader.pixels().cpu(), {}
     for kind in corruptions.KINDS:
         changed = (corruptions.corrupt(pixels, kind, s + 1, subject.seed) for s in range(corruptions.SEVERITIES))
         logits = (logits_of(subject.inference, images, subject.loader) for images in changed)
@@ -286,8 +298,7 @@ def _parser() -> OneLineParser:
     add("--model", metavar="NAME", help="its network (options.json beside it, or what the folder's name begins with)")
     add("--path_t", metavar="FILE", help="its teacher's checkpoint, for fidelity")
     add("--model_t", metavar="NAME", help="the teacher's network, found likewise")
-    add("--dataset", metavar="NAME", help=f"one of {', '.join(dataset_dict)} (that of options.json, else cifar100)")
-    add("--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie")
+    add_data(parser)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
     precisions = ("auto", "fp32", "bf16", "fp16")
     add("--precision", default="auto", choices=precisions, help="auto: bf16 where the hardware has it")
@@ -301,7 +312,7 @@ def _parser() -> OneLineParser:
     add("--out", metavar="FILE", help="where all figures go as JSON (evaluation.json beside the checkpoint)")
     add("--quiet", action="store_true", help="print only notes and errors")
     # what the steps that are shared with training also read
-    parser.set_defaults(compile=False, tf32=False, batch_size=1, subset=None)
+    parser.set_defaults(compile=False, tf32=False, batch_size=1, subset=None, val_split=None, save_folder="save")
     return parser
 
 
@@ -469,6 +480,8 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     opt.log_prior = stored_prior if opt.log_prior is None else opt.log_prior
     opt.dataset = opt.dataset or str(options.get("dataset", "cifar100"))
     _check_values(opt)
+    _inherit_look(opt, options)
+    settle_data(opt)
     opt.model = network_name(opt.path, opt.model, options, "--model")
     if opt.path_t is not None:
         check_teacher_file(opt.path_t)
@@ -476,6 +489,21 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     opt.out = Path(opt.out or Path(opt.path).parent / "evaluation.json")
     check_out(opt.out)
     return opt, parts
+
+
+def _inherit_look(opt: argparse.Namespace, options: Mapping[str, Any]) -> None:
+    """Size and normalisation of the images as the checkpoint's run had them, where they are not given.
+
+    Raises:
+        UserError: its options.json is damaged.
+    """
+    for name, numbers in (("image_size", 2), ("mean", 3), ("std", 3)):
+        stored = options.get(name) if opt.dataset == options.get("dataset") else None
+        if stored is None or getattr(opt, name) is not None:
+            continue
+        if not isinstance(stored, list) or [type(v) in (int, float) for v in stored] != [True] * numbers:
+            raise UserError(f"options.json beside {opt.path} is damaged ({name}); mend it or move it away")
+        setattr(opt, name, tuple(stored))
 
 
 def prepare_probe(opt: argparse.Namespace, subject: Subject) -> Callable[[], Figures]:
@@ -501,17 +529,15 @@ def prepare(opt: argparse.Namespace) -> Subject:
         UserError: the first thing that cannot be had or does not fit.
     """
     precision = choose_precision(opt)
-    classes = dataset_dict[opt.dataset].classes
-    network = load_network(opt.model, opt.path, classes)
-    teacher = None if opt.path_t is None else load_network(opt.model_t, opt.path_t, classes)
+    network = load_network(opt.model, opt.path, opt.classes)
+    teacher = None if opt.path_t is None else load_network(opt.model_t, opt.path_t, opt.classes)
     loader = load_data(opt, precision).test
     network, inference = freeze(with_input_of(network, loader), precision)
     teacher = teacher and freeze(with_input_of(teacher, loader), precision)[1]
     outside = None if opt.ood is None else outside_images(opt.ood, opt.data_folder, loader.side, opt.notes)
-    pixels = clean_pixels(loader)
-    logits = logits_of(inference, pixels, loader)
+    logits = test_logits(inference, loader)
     subject = Subject(network, inference, loader, precision, logits, loader.labels.cpu(), opt.seed, opt.log_prior)
-    subject.logits_t = None if teacher is None else logits_of(teacher, pixels, loader)
+    subject.logits_t = None if teacher is None else test_logits(teacher, loader)
     subject.outside = None if outside is None else (opt.ood, outside)
     subject.transfer = None if opt.probe is None else prepare_probe(opt, subject)
     return subject

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader, dataset_dict
+from dataset import ContrastLoader, ContrastSampler, Data, StrongLoader, TrainLoader
 from distiller_zoo import Distiller, Shapes
 from distiller_zoo.base import Method
 from helper.checkpoint import load_network, new_network
 from helper.distributed import share, size, together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
-from helper.options import name_suffix, student_options
+from helper.options import dataset_label, name_suffix, student_options
 from helper.run import safe_name
 from helper.setup import (
     adapt_networks,
@@ -25,13 +25,14 @@ from helper.setup import (
     feature_shapes,
     load_data,
     make_phases,
+    measure_teacher,
     new_run,
     open_cache,
     to_device,
     train,
     with_input_of,
 )
-from helper.teacher import Teacher, check_teacher_file, measured_accuracy, teacher_name
+from helper.teacher import Teacher, check_teacher_file, teacher_name
 from models import is_pretrained
 
 
@@ -41,7 +42,9 @@ def run_name(opt: argparse.Namespace, method: Method, name_t: str) -> str:
     known = is_pretrained(opt.path_t) or folder_t in (name_t, f"{name_t}_vanilla")
     teacher = name_t if known else folder_t
     weights = "_".join(f"{flag}-{getattr(opt, flag)}" for flag in method.weights)
-    return safe_name(f"S-{opt.model_s}_T-{teacher}_{opt.dataset}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}")
+    return safe_name(
+        f"S-{opt.model_s}_T-{teacher}_{dataset_label(opt)}_{opt.distill}_{weights}{name_suffix(opt)}_{opt.trial}"
+    )
 
 
 def training_loader(data: Data, distiller: Distiller) -> TrainLoader:
@@ -61,7 +64,7 @@ def main() -> None:
     precision = choose_precision(opt)
     check_teacher_file(opt.path_t)
     name_t = teacher_name(opt.path_t, opt.model_t)
-    network_t = load_network(name_t, opt.path_t, dataset_dict[opt.dataset].classes, opt.size_t, opt.taps_t)
+    network_t = load_network(name_t, opt.path_t, opt.classes, opt.size_t, opt.taps_t)
     run = new_run(opt, "student_model", "student_tensorboards", run_name(opt, method, name_t), opt.model_s)
     data = load_data(opt, precision)
 
@@ -81,14 +84,11 @@ def main() -> None:
     for change in distiller.transforms:
         weights = {**change.weights, **weights}
     published = {term: method.weights[flag] for flag, term in method.build.weighs.items()}
-    loaders = (training_loader(data, distiller), data.test)
+    loaders = (training_loader(data, distiller), data)
     phases = make_phases(opt, step, weights, published)
 
     begin(run, opt, phases, {"model_t": name_t, "teacher_sha256": teacher.digest})
-    memory = Path(opt.save_folder) / "teacher_accuracy.json"
-    run.facts["teacher_acc"] = measured_accuracy(teacher, data.test, opt.dataset, memory)
-    if not opt.quiet:
-        print(f"teacher {name_t}: test acc {run.facts['teacher_acc']:.2f}", flush=True)
+    measure_teacher(run, opt, teacher, data)
     if cache and opt.teacher_cache_fill and not share(run.finished):
         cache.fill(data.train, teacher.logits, opt.quiet)
     train(run, opt, step, phases, teacher, loaders)

@@ -12,7 +12,7 @@ from helper.checkpoint import new_network
 from helper.distributed import together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
-from helper.options import name_suffix, teacher_options
+from helper.options import dataset_label, name_suffix, teacher_options
 from helper.run import safe_name
 from helper.setup import (
     begin,
@@ -29,7 +29,7 @@ from helper.setup import (
 
 def run_name(opt: argparse.Namespace) -> str:
     """The folder of a run, below `models/` of the save folder, from its resolved options."""
-    name = f"{opt.model}_{opt.dataset}_lr_{opt.learning_rate}_decay_{opt.weight_decay}"
+    name = f"{opt.model}_{dataset_label(opt)}_lr_{opt.learning_rate}_decay_{opt.weight_decay}"
     return safe_name(f"{name}{name_suffix(opt, 'learning_rate', 'weight_decay')}_trial_{opt.trial}")
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
     phases = make_phases(opt, step, method.weights, {})
     begin(run, opt, phases, {})
-    train(run, opt, step, phases, None, (data.train, data.test))
+    train(run, opt, step, phases, None, (data.train, data))
 
 
 if __name__ == "__main__":

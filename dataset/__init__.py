@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from . import cifar100, shapes100
+from . import cifar10, cifar100, folder, imagenet, shapes100, tiny_imagenet
 from .contrast import ContrastLoader, ContrastSampler
-from .loader import Batch, DataError, ImageData, MemoryLoader
+from .disk import PHOTOGRAPH, DiskLoader
+from .files import Layout, Splits, checked, choose_side, decoded, find_statistics, fits
+from .listing import ImageFiles
+from .loader import Batch, DataError, ImageData, Loader, MemoryLoader
+from .remembered import Remembered
 from .strong import StrongLoader
 
 __all__ = [
@@ -21,37 +26,48 @@ __all__ = [
     "Data",
     "DataError",
     "Dataset",
+    "DiskLoader",
+    "Facts",
     "ImageData",
+    "Loader",
     "MemoryLoader",
+    "Reading",
     "StrongLoader",
     "TrainLoader",
     "dataset_dict",
     "get_dataset",
+    "look",
+    "read_arrays",
 ]
 
 EVALUATION_BATCH = {"cpu": 200, "cuda": 1000}  # on a CPU, larger ones leave its caches
-TrainLoader = MemoryLoader | ContrastLoader | StrongLoader
+SPLIT_SEED = 0  # of what is held out: the same images in all runs, so that these compare
+TrainLoader = Loader | ContrastLoader | StrongLoader
+Arrays = tuple[ImageData, ImageData, list[str]]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A line of `dataset_dict`.
+    """A line of `dataset_dict`, with either `load` or `layout`.
 
     Attributes:
-        load: reads both splits from the data folder; also gives notes for the user.
-        classes: number of classes C.
-        mean, std: per channel, in units of [0, 1].
-        recipe: defaults of training options; those of CIFAR-100 where it names none.
+        classes: number of classes C; None: as many as its folder tells.
+        mean, std: per channel, in units of [0, 1]; None: those of the training images.
+        load: reads both splits from the data folder into memory; also gives notes for the user.
+        layout: how image files make the data set.
+        recipe: defaults of training options; those of CIFAR-100 where it names none; None: those of CIFAR-100, or for
+            photographs those of ImageNet.
     """
 
-    load: Callable[[Path], tuple[ImageData, ImageData, list[str]]]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    load: Callable[[Path], Arrays] | None = None
+    layout: Layout | None = None
+    recipe: Mapping[str, Any] | None = field(default_factory=dict)
 
 
-def _draw_shapes(_folder: Path) -> tuple[ImageData, ImageData, list[str]]:
+def _draw_shapes(_folder: Path) -> Arrays:
     return ImageData(*shapes100.draw(train=True)), ImageData(*shapes100.draw(train=False)), []
 
 
@@ -64,10 +80,91 @@ SHAPES100_RECIPE = {
     "warmup_epochs": 0,
 }
 
+
+def _layout(module: ModuleType, side: tuple[int, int] | None, budget: float) -> Layout:
+    return Layout(module.locate, module.classes, module.splits, side, budget)
+
+
 dataset_dict: dict[str, Dataset] = {
-    "cifar100": Dataset(cifar100.load, cifar100.CLASSES, cifar100.MEAN, cifar100.STD),
-    "shapes100": Dataset(_draw_shapes, len(shapes100.CLASSES), shapes100.MEAN, shapes100.STD, SHAPES100_RECIPE),
+    "cifar100": Dataset(cifar100.CLASSES, cifar100.MEAN, cifar100.STD, cifar100.load),
+    "cifar10": Dataset(cifar10.CLASSES, cifar10.MEAN, cifar10.STD, cifar10.load),
+    "tiny_imagenet": Dataset(
+        mean=tiny_imagenet.MEAN,
+        std=tiny_imagenet.STD,
+        layout=_layout(tiny_imagenet, tiny_imagenet.SIDE, budget=2.0),
+        recipe=tiny_imagenet.RECIPE,
+    ),
+    "imagenet": Dataset(
+        mean=imagenet.MEAN,
+        std=imagenet.STD,
+        layout=_layout(imagenet, imagenet.SIDE, budget=0.0),
+        recipe=imagenet.RECIPE,
+    ),
+    "folder": Dataset(layout=_layout(folder, None, budget=2.0), recipe=None),
+    "shapes100": Dataset(len(shapes100.CLASSES), shapes100.MEAN, shapes100.STD, _draw_shapes, recipe=SHAPES100_RECIPE),
 }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before an image is decoded.
+
+    Attributes:
+        classes: number of classes C.
+        side: height and width of its images as networks get them; None: those of its arrays.
+        recipe: defaults of training options.
+    """
+
+    classes: int
+    side: tuple[int, int] | None
+    recipe: Mapping[str, Any]
+
+
+def look(name: str, folder: str | Path, image_size: tuple[int, int] | None = None) -> Facts:
+    """Find out what other things depend on, without reading images.
+
+    Args:
+        name: a key of `dataset_dict`.
+        folder: where data sets lie.
+        image_size: height and width that images get; None: the data set's own.
+
+    Raises:
+        DataError: a data set of image files is absent or malformed.
+    """
+    entry = dataset_dict[name]
+    if entry.layout is None:
+        return Facts(entry.classes, None, entry.recipe)
+    root = entry.layout.locate(Path(folder))
+    classes = entry.layout.classes(root)
+    side = image_size or entry.layout.side or choose_side(root, classes)
+    recipe = entry.recipe
+    if recipe is None:
+        recipe = imagenet.RECIPE if max(side) > PHOTOGRAPH else {}
+    return Facts(len(classes), side, recipe)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set is read.
+
+    Attributes:
+        image_size: height and width that images from files get; None: the data set's own.
+        mean, std: per channel, in units of [0, 1]; None: the data set's own.
+        memory_budget: GiB up to which decoded files are kept in memory; None: the data set's own.
+        skip_bad_images: leave out files that cannot be decoded.
+        val_split: share of the training images that is held out; None for none.
+        workers: processes of a DiskLoader, and threads that decode.
+        fallback: file in which findings are kept where the data set's folder cannot be written.
+    """
+
+    image_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    memory_budget: float | None = None
+    skip_bad_images: bool = False
+    val_split: float | None = None
+    workers: int = 0
+    fallback: Path | None = None
 
 
 @dataclass
@@ -76,40 +173,123 @@ class Data:
 
     Attributes:
         train, test: the loaders.
+        val: of what is held out of the training images; None where nothing is.
         classes: number of classes C.
         notes: what the user should know about the files.
+        mean, std: by which images are normalised.
+        identity: tells the test images and their normalisation from others of the same name; empty where there are no
+            others.
     """
 
-    train: MemoryLoader
-    test: MemoryLoader
+    train: Loader
+    test: Loader
     classes: int
     notes: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val: Loader | None = None
+    identity: str = ""
+
+    @property
+    def held(self) -> Loader:
+        """What every epoch is measured on."""
+        return self.test if self.val is None else self.val
 
 
 def get_dataset(
-    name: str, folder: str | Path, batch_size: int, device: torch.device, seed: int = 0, subset: int | None = None
+    name: str,
+    folder: str | Path,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    subset: int | None = None,
+    reading: Reading | None = None,
 ) -> Data:
-    """Load a data set and make its training and test loader.
+    """Load a data set and make its loaders.
 
     Args:
         name: a key of `dataset_dict`.
-        folder: where data sets lie; CIFAR-100 is downloaded into it where it is absent.
+        folder: where data sets lie; CIFAR-10 and CIFAR-100 are downloaded into it where they are absent.
         batch_size: training images per batch.
-        device: where the images are kept and augmented.
+        device: where the images are augmented, and kept where they fit.
         seed: of the training order and views.
         subset: keep the first so many training images of each class, None for all.
+        reading: the rest.
+
+    Raises:
+        DataError: the data set is absent and cannot be had, or malformed.
+    """
+    reading = reading or Reading()
+    entry = dataset_dict[name]
+    if entry.layout is None:
+        train, test, notes = entry.load(Path(folder))
+        splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
+        facts, look_of, identity = look(name, folder), (reading.mean or entry.mean, reading.std or entry.std), ""
+    else:
+        facts = look(name, folder, reading.image_size)
+        splits, look_of, identity = _from_files(entry, Path(folder), facts.side, subset, reading)
+
+    def loader(part: Any, train: bool) -> Loader:
+        size = batch_size if train else EVALUATION_BATCH[device.type]
+        if isinstance(part, ImageFiles):
+            return DiskLoader(part, facts.side, *look_of, size, device, train, seed, reading.workers)
+        return MemoryLoader(part, *look_of, size, device, train, seed)
+
+    val = None if splits.val is None else loader(splits.val, train=False)
+    if reading.mean or reading.std:
+        identity += f" {look_of}"
+    loaders = loader(splits.train, train=True), loader(splits.test, train=False)
+    return Data(*loaders, facts.classes, splits.notes, *look_of, val, identity)
+
+
+def _divide(splits: Splits, subset: int | None, share: float | None) -> Splits:
+    """Apply `--subset`, then `--val_split`."""
+    if subset is not None:
+        splits.train = splits.train.first_of_each_class(subset)
+    if share:
+        splits.train, splits.val = splits.train.hold_out(share, SPLIT_SEED)
+    return splits
+
+
+def _from_files(
+    entry: Dataset, folder: Path, side: tuple[int, int], subset: int | None, reading: Reading
+) -> tuple[Splits, tuple[tuple[float, ...], tuple[float, ...]], str]:
+    """Read what a layout lists; gives the parts, mean and deviation, and what tells the test images from others."""
+    root, threads, notes = entry.layout.locate(folder), max(1, reading.workers), []
+    train, test = entry.layout.splits(root)
+    kept = Remembered(root, reading.fallback)
+    mean, std = reading.mean or entry.mean, reading.std or entry.std
+    if mean is None or std is None:  # of all training images, so that a teacher and students on a part agree
+        found = find_statistics(train, side, threads, kept, notes)
+        mean, std = mean or found[0], std or found[1]
+    identity = f"{test.fingerprint()} {side} {mean} {std}"
+    splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
+    budget = entry.layout.budget if reading.memory_budget is None else reading.memory_budget
+    if fits(splits, side, budget):
+        splits = decoded(splits, side, threads, reading.skip_bad_images)
+    else:
+        splits = checked(splits, threads, reading.skip_bad_images, kept)
+    return splits, (mean, std), identity
+
+
+def read_arrays(name: str, folder: str | Path, workers: int = 1) -> Arrays:
+    """Both splits of a data set in memory, and notes for the user.
+
+    Args:
+        name: a key of `dataset_dict`.
+        folder: where data sets lie.
+        workers: threads that decode image files.
 
     Raises:
         DataError: the data set is absent and cannot be had, or malformed.
     """
     entry = dataset_dict[name]
-    train, test, notes = entry.load(Path(folder))
-    if subset is not None:
-        train = train.first_of_each_class(subset)
-    look = (entry.mean, entry.std)
-    return Data(
-        MemoryLoader(train, *look, batch_size, device, train=True, seed=seed),
-        MemoryLoader(test, *look, EVALUATION_BATCH[device.type], device, train=False),
-        entry.classes,
-        notes,
-    )
+    if entry.layout is None:
+        return entry.load(Path(folder))
+    splits, side = Splits(*entry.layout.splits(entry.layout.locate(Path(folder)))), look(name, folder).side
+    if not fits(splits, side, entry.layout.budget):
+        raise DataError(
+            f"{name} takes more than {entry.layout.budget:g} GiB of memory; name a folder with fewer images"
+        )
+    splits = decoded(splits, side, workers, skip=False)
+    return splits.train, splits.test, splits.notes

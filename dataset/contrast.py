@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .loader import Batch, MemoryLoader, epoch_generator
+from .loader import Batch, Loader, epoch_generator
 
 
 class ContrastSampler:
@@ -73,7 +73,7 @@ class ContrastLoader:
         sampler: what draws.
     """
 
-    def __init__(self, loader: MemoryLoader, sampler: ContrastSampler):
+    def __init__(self, loader: Loader, sampler: ContrastSampler):
         self.loader, self.sampler = loader, sampler
         self.samples, self.batch_size, self.device = loader.samples, loader.batch_size, loader.device
 
@@ -85,7 +85,7 @@ class ContrastLoader:
         self.loader.set_epoch(epoch)
 
     def shard(self, rank: int, world: int) -> None:
-        """From now on give what process `rank` of `world` gets, see `MemoryLoader.shard`."""
+        """From now on give what process `rank` of `world` gets, see `Loader.shard`."""
         self.loader.shard(rank, world)
 
     def __iter__(self) -> Iterator[Batch]:

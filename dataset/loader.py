@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 CROP_PADDING = 4
 SHIFTS = 2 * CROP_PADDING + 1
@@ -30,13 +33,17 @@ class Batch:
         target: (B,) labels.
         index: (B,) positions in the data set.
         view: (B,) number of the crop and flip, 0 to 161: (9·dy + dx)·2 + flip; the centre crop where nothing is drawn.
-        entry: (B,) number of the pair of image and view, index·162 + view; on the CPU, where caches look it up.
+            0 where the loader's views cannot be numbered.
+        entry: (B,) number of the pair of image and view, index·V + view with the loader's number of views V, or the
+            index where they cannot be numbered; on the CPU, where caches look it up.
         contrast_index: positions of a positive and K negatives (1 + K) for every image of `whole`, where a method asks
             for them.
         strong_images: (B, 3, H, W) strongly augmented views of the same images, like `images`, where it asks for them.
+        second_pixels: (B, 3, H, W) uint8, a second crop and flip of the same images, from loaders that can give one
+            only together with the first.
         whole: positions of all images of the step. Where several processes share these, the rest of the batch is this
-            one's share (see `share_sizes`), which may be empty: then `images` and `strong_images` still have one image,
-            which does not count. By default the batch is the whole.
+            one's share (see `share_sizes`), which may be empty: then the images of each kind are still one, which does
+            not count. By default the batch is the whole.
     """
 
     images: Tensor
@@ -46,11 +53,37 @@ class Batch:
     entry: Tensor
     contrast_index: Tensor | None = None
     strong_images: Tensor | None = None
+    second_pixels: Tensor | None = None
     whole: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.whole is None:
             self.whole = self.index
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes runs of a step.
+
+    Attributes:
+        whole: positions of all images of the step, on the CPU.
+        own: those of this process, which may be none.
+    """
+
+    whole: Tensor
+    own: Tensor
+
+    @property
+    def run(self) -> Tensor:
+        """Positions of the images to make: one that does not count where this process has none."""
+        return self.own if len(self.own) else self.whole[:1]
+
+    def of(self, batch: Batch) -> Batch:
+        """The batch of the images `run`, as a share of the whole one."""
+        if self.own is self.whole:
+            return batch
+        rows = {name: getattr(batch, name)[: len(self.own)] for name in ("target", "index", "view", "entry")}
+        return replace(batch, **rows, whole=self.whole.to(batch.index.device))
 
 
 def share_sizes(count: int, processes: int) -> list[int]:
@@ -59,8 +92,53 @@ def share_sizes(count: int, processes: int) -> list[int]:
     return [each + (number < more) for number in range(processes)]
 
 
+class Labelled:
+    """A split of a data set of which parts can be taken.
+
+    Attributes:
+        labels: (N,) int64, 0 to C - 1.
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, keep: np.ndarray) -> Self:
+        """The part at positions (M,), in their order."""
+        raise NotImplementedError
+
+    def _rank_in_class(self, key: np.ndarray) -> np.ndarray:
+        """How many images of its class come before each image by a key (N,)."""
+        order = np.lexsort((key, self.labels))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - np.searchsorted(self.labels[order], self.labels[order])
+        return rank
+
+    def first_of_each_class(self, count: int) -> Self:
+        """The first `count` images of each class, in their order."""
+        return self.take(np.flatnonzero(self._rank_in_class(np.arange(len(self))) < count))
+
+    def hold_out(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Divide the split at random into what remains and what is held out, the same share of each class.
+
+        Args:
+            share: of each class that is held out, above 0 and below 1; rounded, but at least one image.
+            seed: of the draw; the same arguments give the same parts.
+
+        Raises:
+            DataError: a class has fewer than two images.
+        """
+        sizes = np.bincount(self.labels)
+        if (sizes == 1).any():
+            raise DataError(f"class {int((sizes == 1).argmax())} has one training image, of which none can be held out")
+        rank = self._rank_in_class(np.random.Generator(np.random.PCG64(seed)).random(len(self)))
+        held = rank < np.clip(np.rint(share * sizes), 1, sizes - 1)[self.labels]
+        return self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
+
+
 @dataclass
-class ImageData:
+class ImageData(Labelled):
     """One split of a data set, as read.
 
     Attributes:
@@ -71,15 +149,14 @@ class ImageData:
     images: np.ndarray
     labels: np.ndarray
 
-    def first_of_each_class(self, count: int) -> ImageData:
-        """The first `count` images of each class, in their order."""
-        order = np.argsort(self.labels, kind="stable")
-        starts = np.searchsorted(self.labels[order], self.labels[order])
-        keep = np.sort(order[np.arange(len(order)) - starts < count])
+    def take(self, keep: np.ndarray) -> ImageData:
+        """See `Labelled.take`."""
         return ImageData(self.images[keep], self.labels[keep])
 
 
-def epoch_generator(seed: int, epoch: int, stream: int, device: str | torch.device = "cpu") -> torch.Generator:
+def epoch_generator(
+    seed: int, epoch: int, stream: int, device: str | torch.device = "cpu", index: int | None = None
+) -> torch.Generator:
     """A generator that depends on nothing but its arguments, so that an epoch is the same in a resumed run.
 
     Args:
@@ -87,12 +164,124 @@ def epoch_generator(seed: int, epoch: int, stream: int, device: str | torch.devi
         epoch: from 1.
         stream: number that keeps the purposes of one epoch apart.
         device: where the numbers are to be drawn.
+        index: position of an image, for draws of its own.
     """
-    state = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0]
+    entropy = [seed, epoch, stream, *([] if index is None else [index])]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) >> 1)
 
 
-class MemoryLoader:
+class Normaliser:
+    """Turns uint8 pixels of one size into a network's input, bit for bit as ToTensor and Normalize do.
+
+    Args:
+        mean, std: per channel, in units of [0, 1].
+        side: height and width of the images.
+        device: where they are.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], side: tuple[int, int], device: torch.device
+    ) -> None:
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
+        # one value per number of an image: operations on short inner dimensions are slow
+        self.mean_row, self.std_row = (v.repeat(side[0] * side[1]) for v in (self.mean, self.std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float32, channels last in memory, of uint8 pixels (B, 3, H, W)."""
+        rows = pixels.permute(0, 2, 3, 1)
+        # divided and not multiplied by reciprocals, for the sake of the last bit
+        images = rows.flatten(1).to(torch.float32).div_(255).sub_(self.mean_row).div_(self.std_row)
+        return images.view(rows.shape).permute(0, 3, 1, 2)
+
+
+class Loader:
+    """What loaders of images share; the order of an epoch is drawn from (seed, epoch) alone.
+
+    Args:
+        labels: (N,) int64.
+        side: height and width of the images that it gives.
+        mean, std: per channel, in units of [0, 1].
+        batch_size: images per batch of all processes together, >= 1.
+        device: where the batches are made.
+        train: shuffle and augment; otherwise the images come in order and unchanged.
+        seed: of order and views.
+
+    Attributes:
+        views: number of views V that an image has; None where they cannot be numbered.
+        rank, world: see `shard`.
+    """
+
+    views: int | None = None
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        side: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        batch_size: int,
+        device: torch.device,
+        train: bool,
+        seed: int = 0,
+    ):
+        self.labels, self.side = torch.from_numpy(labels).to(device), side
+        self.normalise = Normaliser(mean, std, side, device)
+        self.batch_size, self.device, self.train, self.seed = batch_size, device, train, seed
+        self.epoch = 1
+        self.rank, self.world = 0, 1
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Number of images N."""
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 1, that the next iteration goes through."""
+        self.epoch = epoch
+
+    def shard(self, rank: int, world: int) -> None:
+        """From now on give what process `rank`, from 0, of `world` gets.
+
+        Training batches are cut: all processes take the same steps, and their shares in order are the batch of one
+        process. Other images are cut once, into a part for each process, which has its own batches.
+        """
+        self.rank, self.world = rank, world
+
+    def _steps(self, order: Tensor) -> list[Share]:
+        """The steps through positions (N,) in the order of one process."""
+        if not self.train:
+            return [Share(part, part) for part in order.tensor_split(self.world)[self.rank].split(self.batch_size)]
+        steps = order.split(self.batch_size)
+        return [Share(step, step if self.world == 1 else step.tensor_split(self.world)[self.rank]) for step in steps]
+
+    def prepare_second_view(self) -> None:
+        """Be told, before the first batch, that a second view of its images will be asked for."""
+
+    def second_view(self, batch: Batch, view: Tensor) -> Tensor:
+        """A further crop and flip of the images of a batch.
+
+        Args:
+            batch: of this loader.
+            view: (B,) their numbers, on the CPU; of use where views can be numbered.
+
+        Returns:
+            (B, 3, H, W) uint8 on the device.
+        """
+        raise NotImplementedError
+
+    def plain(self) -> Self:
+        """A loader of all the same images, in order and unaugmented."""
+        loader = copy.copy(self)
+        loader.train = False
+        loader.shard(0, 1)
+        return loader
+
+
+class MemoryLoader(Loader):
     """Batches of a data set that lies on the device as uint8.
 
     Training batches follow torchvision's RandomCrop(H, padding=4), RandomHorizontalFlip, ToTensor and Normalize, with
@@ -107,6 +296,8 @@ class MemoryLoader:
         seed: of order and views.
     """
 
+    views = VIEWS
+
     def __init__(
         self,
         data: ImageData,
@@ -118,49 +309,16 @@ class MemoryLoader:
         seed: int = 0,
     ):
         images = torch.from_numpy(data.images)
-        self.labels = torch.from_numpy(data.labels).to(device)
+        height, width = images.shape[1:3]
+        super().__init__(data.labels, (height, width), mean, std, batch_size, device, train, seed)
         self.padding = CROP_PADDING if train else 0
         margin = (0, 0, self.padding, self.padding, self.padding, self.padding)
         self.images = torch.nn.functional.pad(images, margin).to(device)
-        self.side = height, width = images.shape[1:3]
         # the crop (H, 3·W) that begins at each pixel of the padded images, as a view: whole rows are copied
         image, row, column, _ = self.images.stride()
         beginnings = (self.images.numel() - (height - 1) * row) // column - width + 1
         self.crops = self.images.as_strided((beginnings, height, column * width), (column, row, 1))
         self.strides = tuple(stride // column for stride in (image, row))
-        self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
-        # one value per number of an image: operations on short inner dimensions are slow
-        self.mean_row, self.std_row = (v.repeat(height * width) for v in (self.mean, self.std))
-        self.batch_size, self.device, self.train, self.seed = batch_size, device, train, seed
-        self.epoch = 1
-        self.shard(0, 1)
-
-    def shard(self, rank: int, world: int) -> None:
-        """From now on give what process `rank`, from 0, of `world` gets.
-
-        Training batches are cut: all processes take the same steps, and their shares in order are the batch of one
-        process. Other images are cut once, into a part for each process, which has its own batches.
-        """
-        self.rank, self.world = rank, world
-
-    def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
-
-    @property
-    def samples(self) -> int:
-        """Number of images N."""
-        return len(self.labels)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 1, that the next iteration goes through."""
-        self.epoch = epoch
-
-    def plain(self) -> MemoryLoader:
-        """A loader of all the same images, in order and unaugmented."""
-        loader = copy.copy(self)
-        loader.train = False
-        loader.shard(0, 1)
-        return loader
 
     def _order_and_views(self) -> tuple[Tensor, Tensor]:
         """Positions in the order of the epoch, and the view of every image by position, (N,) each."""
@@ -174,7 +332,7 @@ class MemoryLoader:
     def facts(self) -> dict[str, Any]:
         """What the images of an (index, view) depend on; plain data."""
         content = hashlib.sha256(self.images.cpu().numpy().tobytes()).hexdigest()
-        look = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        look = {"mean": self.normalise.mean.tolist(), "std": self.normalise.std.tolist()}
         return {"images": content, "shape": list(self.images.shape), "padding": self.padding, **look}
 
     def batch(self, index: Tensor, view: Tensor) -> Batch:
@@ -194,26 +352,15 @@ class MemoryLoader:
         pixels.index_copy_(0, flipped, pixels.index_select(0, flipped).flip(2))
         return pixels.permute(0, 3, 1, 2)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Images (B, 3, H, W), float32, channels last in memory, of uint8 pixels of this loader's size."""
-        rows = pixels.permute(0, 2, 3, 1)
-        # divided and not multiplied by reciprocals: bit for bit what ToTensor and Normalize give
-        images = rows.flatten(1).to(torch.float32).div_(255).sub_(self.mean_row).div_(self.std_row)
-        return images.view(rows.shape).permute(0, 3, 1, 2)
+    def second_view(self, batch: Batch, view: Tensor) -> Tensor:
+        """See `Loader.second_view`."""
+        return self.raw(batch.entry // VIEWS, view)
+
+    def pixels(self) -> Tensor:
+        """All images of a loader that does not train, (N, 3, H, W) uint8."""
+        return self.images.permute(0, 3, 1, 2)
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()
-        if not self.train:
-            order = order.tensor_split(self.world)[self.rank]
-        for whole in order.split(self.batch_size):
-            yield self._share(whole, views) if self.train and self.world > 1 else self.batch(whole, views[whole])
-
-    def _share(self, whole: Tensor, views: Tensor) -> Batch:
-        """This process's share of the batch at positions `whole`."""
-        index = whole.tensor_split(self.world)[self.rank]
-        ran = index if len(index) else whole[:1]
-        batch = self.batch(ran, views[ran])
-        if not len(index):
-            batch = Batch(batch.images, batch.target[:0], batch.index[:0], batch.view[:0], batch.entry[:0])
-        batch.whole = whole.to(self.device)
-        return batch
+        for step in self._steps(order):
+            yield step.of(self.batch(step.run, views[step.run]))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from .contrast import ContrastLoader
-from .loader import VIEWS, Batch, MemoryLoader, epoch_generator
+from .loader import VIEWS, Batch, Loader, epoch_generator
 
 MAGNITUDES = 30
 RECTANGLE_COLOUR = (125, 123, 114)
@@ -203,7 +203,7 @@ class StrongLoader:
     is drawn for an image depends on (seed, epoch) and its position in the data set alone.
 
     Args:
-        loader: the loader to wrap, a MemoryLoader or one around it.
+        loader: the loader to wrap, a `Loader` or one around it.
         operations: of RandAugment for each image, n >= 0.
         magnitude: of the operations, 0 to 30.
         hole: side of Cutout's hole in pixels, even, 0 for none.
@@ -212,17 +212,16 @@ class StrongLoader:
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self, loader: MemoryLoader | ContrastLoader, operations: int = 2, magnitude: float = 10, hole: int = 16
-    ):
+    def __init__(self, loader: Loader | ContrastLoader, operations: int = 2, magnitude: float = 10, hole: int = 16):
         if not 0 <= magnitude <= MAGNITUDES:
             raise ValueError(f"a magnitude of {magnitude} is not between 0 and {MAGNITUDES}")
         if operations < 0 or hole < 0 or hole % 2:
             raise ValueError(f"{operations} operations and a hole of {hole} must not be negative, and the hole even")
         self.loader, self.operations, self.magnitude, self.hole = loader, operations, magnitude, hole
         self.source = loader
-        while not isinstance(self.source, MemoryLoader):
+        while not isinstance(self.source, Loader):
             self.source = self.source.loader
+        self.source.prepare_second_view()
         self.samples, self.batch_size, self.device = loader.samples, loader.batch_size, loader.device
         self.seed = self.source.seed
 
@@ -239,7 +238,7 @@ class StrongLoader:
         self.loader.set_epoch(epoch)
 
     def shard(self, rank: int, world: int) -> None:
-        """From now on give what process `rank` of `world` gets, see `MemoryLoader.shard`."""
+        """From now on give what process `rank` of `world` gets, see `Loader.shard`."""
         self.loader.shard(rank, world)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -247,10 +246,10 @@ class StrongLoader:
         drawn = draw(self.samples, self.operations, self.source.side, generator)
         for batch in self.loader:
             # taken from the entry, which is on the CPU like the draws: no wait for the device
-            index = batch.entry // VIEWS
-            batch.strong_images = self._strong(index, drawn.of(index)) if len(index) else batch.images
+            index = batch.entry // (self.source.views or 1)
+            batch.strong_images = self._strong(batch, drawn.of(index)) if len(index) else batch.images
             yield batch
 
-    def _strong(self, index: Tensor, draws: Draws) -> Tensor:
-        pixels = self.source.raw(index, draws.view)
+    def _strong(self, batch: Batch, draws: Draws) -> Tensor:
+        pixels = self.source.second_view(batch, draws.view)
         return cutout(self.source.normalise(rand_augment(pixels, draws, self.magnitude)), draws.hole, self.hole)

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 import torch
 
+from dataset import DataError
+
 
 class UserError(Exception):
     """Bad input, found before anything was written: one line, exit code 2."""
@@ -98,8 +100,8 @@ def run_command(main: Callable[[], None]) -> int:
         main: the script's body.
 
     Returns:
-        0, 2 (`UserError`), 3 (`RunError`, or no memory left on the GPU) or 128 + the number of the signal that ended
-        the run.
+        0, 2 (`UserError`), 3 (`RunError`, `DataError`, or no memory left on the GPU) or 128 + the number of the signal
+        that ended the run.
     """
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
@@ -108,7 +110,7 @@ def run_command(main: Callable[[], None]) -> int:
         return 0
     except UserError as error:
         return _end(_one_line(error), 2)
-    except RunError as error:
+    except (RunError, DataError) as error:  # the latter where images change while the run reads them
         return _end(_one_line(error), 3)
     except torch.OutOfMemoryError as error:
         return _end(_one_line(error).split(". ")[0] + "; lower --batch_size", 3)

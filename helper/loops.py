@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dataset import Batch, MemoryLoader, TrainLoader
+from dataset import Batch, Loader, TrainLoader
 from dataset.loader import epoch_generator, share_sizes
 from distiller_zoo.base import Distiller, Output, Stage, Step
 
@@ -205,7 +205,7 @@ def fit(
     step: TrainStep,
     phases: Sequence[Phase],
     teacher: Teacher | None,
-    loaders: tuple[TrainLoader, MemoryLoader],
+    loaders: tuple[TrainLoader, Loader],
 ) -> None:
     """Train phase by phase and epoch by epoch, from where the run stands to its end, saving after each epoch.
 
@@ -214,7 +214,7 @@ def fit(
         step: student and method, of which every phase trains some part.
         phases: in order, the main training last.
         teacher: None when training from labels.
-        loaders: of the training and the test set.
+        loaders: of the training set and of what every epoch is measured on, see `Run.split`.
 
     Raises:
         RunError: a term is not finite, the disk is full.
@@ -238,7 +238,7 @@ def fit(
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
-                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures)
+                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures, run.split)
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
             run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)
@@ -255,5 +255,5 @@ def check_student(student: nn.Module, row: Mapping[str, float]) -> None:
     norms = torch.stack([parameter.detach().float().norm() for parameter in student.parameters()])
     if not norms.isfinite().all():
         raise RunError(f"the student's weights are not finite {advice}")
-    if not math.isfinite(row.get("test_loss", 0.0)):
-        raise RunError(f"the test loss is {row['test_loss']} {advice}")
+    for split in (split for split in ("test", "val") if not math.isfinite(row.get(f"{split}_loss", 0.0))):
+        raise RunError(f"the {split} loss is {row[f'{split}_loss']} {advice}")

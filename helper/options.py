@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
-from dataset import dataset_dict
+from dataset import DataError, dataset_dict, look
 from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Distiller, Method, Option, constructor_options
 from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
@@ -34,6 +34,9 @@ RECIPE: dict[str, Any] = {
     "path_t": "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth",
     "model_s": "resnet8x4",
 }
+# what decides which images a network is trained on, and how they look
+READING = ("image_size", "mean", "std", "memory_budget", "skip_bad_images", "val_split", "subset")
+SIDES = (8, 4096)  # of --image_size
 DOT_DELTA = 0.075  # of CIFAR-100 in the paper
 COSINE_END = 0.01  # of tiny-transformers
 WEIGHT_FLAGS = {"r": "gamma", "a": "alpha", "b": "beta"}
@@ -58,13 +61,58 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _three_numbers(text: str) -> tuple[float, ...]:
+    try:
+        red, green, blue = (float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three numbers such as 0.5,0.5,0.5") from None
+    return red, green, blue
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, *width = (int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a side such as 224, or height,width") from None
+    if len(width) > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is more than height,width")
+    return height, *(width or [height])
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Flags that tell the data set and how it is read. None stands for the data set's own value."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", metavar="NAME", help=f"one of {', '.join(dataset_dict)} (cifar100)")
+    group.add_argument(
+        "--data_folder",
+        default=os.environ.get("KD_DATA", "./data"),
+        metavar="DIR",
+        help="where data sets lie; with --dataset folder, the one with train/CLASS and val/CLASS",
+    )
+    group.add_argument(
+        "--image_size", type=_size, metavar="N", help="side, or height,width, that image files get (the data set's)"
+    )
+    for name in ("mean", "std"):
+        text = f"{name} of each channel, in [0, 1], to normalise by (the data set's)"
+        group.add_argument(f"--{name}", type=_three_numbers, metavar="R,G,B", help=text)
+    group.add_argument(
+        "--memory_budget",
+        type=float,
+        metavar="GIB",
+        help="keep decoded images in memory where they take no more, else read them from disk (2; imagenet: 0)",
+    )
+    # None and not False, as all that is not given
+    group.add_argument(
+        "--skip_bad_images", action="store_true", default=None, help="leave out image files that cannot be decoded"
+    )
+    group.add_argument(
+        "--num_workers", type=int, metavar="N", help="processes that read and decode image files (8, or all cores)"
+    )
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
     """Flags of both scripts. A default of None stands for the recipe's value."""
     group = parser.add_argument_group("training (defaults: the recipe of the data set, network and method)")
-    group.add_argument("--dataset", default="cifar100", metavar="NAME", help=f"one of {', '.join(dataset_dict)}")
-    group.add_argument(
-        "--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie"
-    )
     group.add_argument("--epochs", type=int, metavar="N", help="number of epochs (240)")
     group.add_argument(
         "--scale_epochs",
@@ -99,6 +147,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stay at the last warm-up rate until the first decay, as LDRLD's published code does",
     )
+    group.add_argument(
+        "--val_split", type=float, metavar="X", help="hold out this share of the training images, and test at the end"
+    )
     group.add_argument("--subset", type=int, metavar="N", help="only the first N training images of each class")
     group.add_argument("--seed", type=int, metavar="N", help="of weights, order and views (default: from --trial)")
 
@@ -124,9 +175,6 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--save_freq", type=int, default=40, metavar="N", help="epochs between numbered checkpoints")
     group.add_argument("--print_freq", type=int, default=100, metavar="N", help="steps between progress lines")
     group.add_argument("--tb_freq", type=int, default=500, metavar="N", help="steps between TensorBoard events")
-    group.add_argument(
-        "--num_workers", type=int, default=8, metavar="N", help="loader processes; these data sets need none: see notes"
-    )
     group.add_argument("--quiet", action="store_true", help="print only notes and errors")
 
 
@@ -160,6 +208,41 @@ def _check(opt: argparse.Namespace, name: str, low: float, strict: bool = False,
         raise UserError(f"{dashes}{name} {value} must be {bound}" + (f" and at most {high}" if high < math.inf else ""))
 
 
+def settle_data(opt: argparse.Namespace) -> Mapping[str, Any]:
+    """Check the flags of `add_data` and look at the data set, whose number of classes becomes `opt.classes`.
+
+    Returns:
+        Its recipe.
+
+    Raises:
+        UserError: a value is out of range or without effect, or the data set is absent or malformed.
+    """
+    opt.dataset = opt.dataset or "cifar100"
+    _known(opt.dataset, dataset_dict, "data set")
+    if opt.image_size is not None and not all(SIDES[0] <= side <= SIDES[1] for side in opt.image_size):
+        given = ",".join(map(str, opt.image_size))
+        raise UserError(f"--image_size {given} must be at least {SIDES[0]} and at most {SIDES[1]}")
+    _check(opt, "memory_budget", 0)
+    _check(opt, "num_workers", 0)
+    for low, value in ((0, opt.mean), (1e-3, opt.std)):
+        if value is not None and not all(low <= channel <= 1 for channel in value):
+            raise UserError(f"--{'std' if low else 'mean'} {','.join(map(str, value))} must be between {low:g} and 1")
+    for name in ("image_size", "memory_budget", "skip_bad_images"):
+        if getattr(opt, name) is not None and dataset_dict[opt.dataset].layout is None:
+            raise UserError(f"--{name} has no effect on {opt.dataset}, which is not made of image files")
+    try:
+        facts = look(opt.dataset, opt.data_folder, opt.image_size)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    opt.classes = facts.classes
+    return facts.recipe
+
+
+def dataset_label(opt: argparse.Namespace) -> str:
+    """The data set in a run's name: folders are told apart by theirs."""
+    return f"folder-{os.path.basename(os.path.abspath(opt.data_folder))}" if opt.dataset == "folder" else opt.dataset
+
+
 def _check_ranges(opt: argparse.Namespace) -> None:
     """Ranges of the flags of both scripts.
 
@@ -168,13 +251,14 @@ def _check_ranges(opt: argparse.Namespace) -> None:
     """
     for name in ("epochs", "scale_epochs", "batch_size", "subset", "save_freq", "print_freq", "tb_freq"):
         _check(opt, name, 1)
-    for name in ("warmup_epochs", "weight_decay", "num_workers"):
+    for name in ("warmup_epochs", "weight_decay"):
         _check(opt, name, 0)
     for name in ("lr_end", "drop_path"):
         _check(opt, name, 0, high=1)
     _check(opt, "seed", 0, high=2**63 - 1)
     if opt.sync_bn and opt.compile:
         raise UserError("--sync_bn does not go with --compile")
+    _check(opt, "val_split", 0, strict=True, high=0.5)
     if opt.tf32 and opt.precision != "fp32":
         raise UserError("--tf32 goes with --precision fp32")
     _check(opt, "learning_rate", 0, strict=True)
@@ -219,6 +303,14 @@ def _refuse_given(opt: argparse.Namespace, chosen: str, *names: str) -> None:
     for name in names:
         if getattr(opt, name):
             raise UserError(f"--{name} has no effect with {chosen}")
+
+
+def _stronger_last(network: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The recipes of a network and a data set in the order of `_apply_recipe`.
+
+    The rate of light networks is one of CIFAR-100's; a network with an optimizer of its own has a whole recipe.
+    """
+    return (data, network) if "optimizer" in network else (network, data)
 
 
 def _check_network(opt: argparse.Namespace, model: str, size_flag: str) -> None:
@@ -269,9 +361,9 @@ def _trial_seed(trial: str) -> int:
     return int(trial) if trial.isdecimal() and len(trial) < 19 else zlib.crc32(trial.encode())
 
 
-def _notes(opt: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
+def _notes(opt: argparse.Namespace) -> list[str]:
     notes = []
-    if any(word.startswith("--num_workers") for word in arguments):
+    if opt.num_workers is not None and dataset_dict[opt.dataset].layout is None:
         notes.append("--num_workers has no effect on data sets that are kept in memory")
     if opt.warmup_epochs >= opt.epochs > 1:
         notes.append(f"the warm-up of {opt.warmup_epochs} epochs does not end within {opt.epochs}; see --warmup_epochs")
@@ -302,19 +394,20 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group(f"--loss {name}", (build.__doc__ or "").partition("\n\n")[0])
     for option in constructor_options(build):
         _add_option(group, option)
+    add_data(parser)
     _add_training(parser)
     _add_running(parser)
     opt = parser.parse_args(arguments)
     opt.model = project_name(opt.model or "resnet110")
-    _known(opt.dataset, dataset_dict, "data set")
+    recipe = settle_data(opt)
     _check_network(opt, opt.model, "size")
     if opt.model in needs_logit_distillation:
         raise UserError(f"{opt.model} learns from a teacher, with train_student.py; from labels alone train another")
-    defaults = _apply_recipe(opt, dataset_dict[opt.dataset].recipe, model_recipe.get(opt.model, {}))
+    defaults = _apply_recipe(opt, *_stronger_last(model_recipe.get(opt.model, {}), recipe))
     _check_ranges(opt)
     _scale_epochs(opt, constructor_options(build))
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
-    opt.notes = _notes(opt, arguments)
+    opt.notes = _notes(opt)
     opt.loss = name
     opt.loss_options = {option.name: getattr(opt, option.name) for option in constructor_options(build)}
     chosen = {"loss": name} if name != "ce" else {}
@@ -333,8 +426,8 @@ def _differences(opt: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[s
     differs = {name: getattr(opt, name) for name in names if getattr(opt, name) != defaults[name]}
     if opt.official_warmup:
         differs["official_warmup"] = "on"
-    if opt.subset is not None:
-        differs["subset"] = opt.subset
+    given = {name: getattr(opt, name) for name in READING if getattr(opt, name) is not None}
+    differs |= {name: "on" if value is True else value for name, value in given.items()}
     for name in ("size", "size_s", "size_t", "taps_s", "taps_t", "drop_path", "lr_end"):
         if getattr(opt, name, None) not in (None, (), defaults.get(name)):
             differs[name] = getattr(opt, name)
@@ -585,18 +678,18 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
     _add_method(parser, method)
     _add_transforms(parser)
+    add_data(parser)
     _add_training(parser)
     _add_cache(parser)
     _add_running(parser)
     opt, unknown = parser.parse_known_args(arguments)
     _check_unknown(unknown, method)
     opt.distill = method.name
-    _known(opt.dataset, dataset_dict, "data set")
-    recipe = dataset_dict[opt.dataset].recipe
+    recipe = settle_data(opt)
     opt.model_s = project_name(opt.model_s or {**RECIPE, **recipe}["model_s"])
     _check_network(opt, opt.model_s, "size_s")
     _check(opt, "size_t", 1)
-    defaults = _apply_recipe(opt, method.recipe, recipe, model_recipe.get(opt.model_s, {}))
+    defaults = _apply_recipe(opt, method.recipe, *_stronger_last(model_recipe.get(opt.model_s, {}), recipe))
     _check_ranges(opt)
     _settle_optimizer(opt)
     _settle_weights(opt, method)
@@ -606,7 +699,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     if opt.teacher_cache_fill and not opt.teacher_cache:
         raise UserError("--teacher_cache_fill needs --teacher_cache DIR")
     opt.seed = _trial_seed(opt.trial) if opt.seed is None else opt.seed
-    opt.notes = _notes(opt, arguments)
+    opt.notes = _notes(opt)
     for option in method.options():
         if option.type is float:
             _check(opt, option.name, -math.inf)
@@ -628,7 +721,7 @@ def _method_differences(opt: argparse.Namespace, method: Method) -> dict[str, An
 
 def describe(opt: argparse.Namespace) -> dict[str, Any]:
     """The resolved options as plain data, for options.json and the print at the start."""
-    hidden = ("notes", "differs", "method_options", "loss_options")
+    hidden = ("notes", "differs", "classes", "method_options", "loss_options")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(vars(opt).items()) if k not in hidden}
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset import DataError, dataset_dict
+from dataset import DataError, dataset_dict, read_arrays
 
 from .checkpoint import nearest
 from .errors import UserError
@@ -184,7 +184,7 @@ def outside_images(source: str, data_folder: str, side: Side, notes: list[str]) 
     check_source("--ood", source)
     if source in dataset_dict:
         try:
-            _, test, remarks = dataset_dict[source].load(Path(data_folder))
+            _, test, remarks = read_arrays(source, data_folder)
         except DataError as error:
             raise UserError(str(error)) from None
         notes += remarks

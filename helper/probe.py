@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset import DataError, ImageData, MemoryLoader, dataset_dict
+from dataset import DataError, ImageData, MemoryLoader, dataset_dict, look, read_arrays
 
 from .errors import RunError, UserError
 from .outliers import Side, check_source, files_below, fit, read_images
@@ -79,13 +79,13 @@ def read_task(source: str, data_folder: str, side: Side, notes: list[str]) -> Ta
     """
     check_source("--probe", source)
     if source in dataset_dict:
-        entry = dataset_dict[source]
         try:
-            train, test, remarks = entry.load(Path(data_folder))
+            classes = look(source, data_folder).classes
+            train, test, remarks = read_arrays(source, data_folder)
         except DataError as error:
             raise UserError(str(error)) from None
         notes += remarks
-        return Task(_from_arrays(train, side), _from_arrays(test, side), entry.classes)
+        return Task(_from_arrays(train, side), _from_arrays(test, side), classes)
     folder = Path(source)
     classes = [path.name for path in _class_folders(folder / "train")]
     if len(classes) < 2:

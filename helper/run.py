@@ -51,10 +51,14 @@ class Run:
         model: name of the trained network, in the names of its checkpoints.
         epochs: number of epochs.
         seed: of weights, order and views.
+        split: what every epoch is measured on, and the best one chosen by: `test`, or `val`, held-out training
+            images.
     """
 
-    def __init__(self, folder: Path, events_folder: Path, model: str, epochs: int, seed: int):
-        self.folder, self.events_folder, self.model = folder, events_folder, model
+    def __init__(
+        self, folder: Path, events_folder: Path, model: str, epochs: int, seed: int, split: str = "test"
+    ) -> None:
+        self.folder, self.events_folder, self.model, self.split = folder, events_folder, model, split
         self.epochs, self.seed = epochs, seed
         self.input_size: int | None = None  # of a network that has one of its own; goes with its weights
         self.options: dict[str, Any] = {}
@@ -191,7 +195,7 @@ class Run:
         between. A signal that arrives meanwhile waits until all is written.
 
         Args:
-            row: the figures, with `epoch` and, after an epoch of the main training, `test_acc`.
+            row: the figures, with `epoch` and, after an epoch of the main training, the accuracy on `split`.
             parts: what has a state to resume: `step`, the module with the trained network as `student`, and the
                 `optimizer` and `scaler` at work.
             label: names the epoch on the terminal.
@@ -204,8 +208,8 @@ class Run:
             self.history.append(row)
             return
         with uninterrupted():
-            if "test_acc" in row:
-                self._save_networks(parts["step"].student, epoch, row["test_acc"])
+            if f"{self.split}_acc" in row:
+                self._save_networks(parts["step"].student, epoch, row[f"{self.split}_acc"])
             self.history.append(row)
             state = {name: part.state_dict() for name, part in parts.items()}
             figures = {"history": json.dumps(self.history), "best_acc": self.best_acc}
@@ -218,8 +222,9 @@ class Run:
 
     def _in_words(self, row: Mapping[str, Any]) -> str:
         text = f"lr {row['lr']:.4g}  train loss {row['train_loss']:.4f}"
-        if "test_acc" in row:
-            text += f"  train acc {row['train_acc']:.2f}  test acc {row['test_acc']:.2f} (best {self.best_acc:.2f})"
+        if f"{self.split}_acc" in row:
+            held = f"{self.split} acc {row[f'{self.split}_acc']:.2f}"
+            text += f"  train acc {row['train_acc']:.2f}  {held} (best {self.best_acc:.2f})"
         return f"{text}  {row['images_per_second']:.0f} images/s"
 
     def finish(self) -> dict[str, Any]:
@@ -231,7 +236,9 @@ class Run:
             **self.facts,
             "epochs": self.epochs,
             "seconds": seconds,
-            "images_per_second": statistics.mean(row["images_per_second"] for row in self.history if "test_acc" in row),
+            "images_per_second": statistics.mean(
+                row["images_per_second"] for row in self.history if "stage" not in row
+            ),
             "seed": self.seed,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         }

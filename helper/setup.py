@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dataset import Data, DataError, MemoryLoader, TrainLoader, get_dataset
-from dataset.loader import VIEWS
+from dataset import Data, DataError, DiskLoader, Loader, Reading, TrainLoader, dataset_dict, get_dataset
 from distiller_zoo import transform_registry
 from distiller_zoo.base import Distiller, Method, Needs, Shapes
 from models import with_own_input
 
 from . import distributed
+from .checkpoint import load_checkpoint
 from .errors import UserError
 from .loops import Phase, StageStep, TrainStep, fit
 from .optim import make_optimizer
@@ -27,12 +28,16 @@ from .options import describe
 from .precision import Precision, pick_device
 from .run import Run, safe_name
 from .schedule import CosineSchedule, Rates, Schedule
-from .teacher import Teacher
+from .teacher import Teacher, evaluate, measured_accuracy
 from .teacher_cache import LogitCache, cache_facts
+
+MOST_WORKERS = 8  # RepDistiller's number of loader processes
 
 
 def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
-    """The data set of the options, its notes printed; of several processes, each has its share.
+    """The data set of the options, which get its notes and, where its images are files, their size and normalisation.
+
+    Of several processes, each has its share.
 
     Raises:
         UserError: it is absent or malformed, or a batch is too small to be shared.
@@ -41,16 +46,42 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
         raise UserError(
             f"--batch_size {opt.batch_size} is less than an image for each of {distributed.size()} processes"
         )
+    files = dataset_dict[opt.dataset].layout is not None
+    if opt.num_workers is None:
+        opt.num_workers = min(MOST_WORKERS, os.cpu_count() or 1) if files else 0
+    given = {name: getattr(opt, name) for name in ("image_size", "mean", "std", "memory_budget", "val_split")}
+    reading = Reading(
+        **given,
+        skip_bad_images=bool(opt.skip_bad_images),
+        workers=opt.num_workers,
+        fallback=Path(opt.save_folder) / "datasets.json",
+    )
+    sizes = (opt.batch_size, precision.device, opt.seed, opt.subset)
     try:
         with distributed.first_of_each_machine():
-            data = get_dataset(opt.dataset, opt.data_folder, opt.batch_size, precision.device, opt.seed, opt.subset)
+            data = get_dataset(opt.dataset, opt.data_folder, *sizes, reading)
     except DataError as error:
         raise UserError(str(error)) from None
     opt.notes += data.notes
-    distributed.refuse_differences({"training images": data.train.samples, "test images": data.test.samples})
-    for loader in (data.train, data.test):
+    loaders = {"training": data.train, "test": data.test, "held-out": data.val}
+    loaders = {name: loader for name, loader in loaders.items() if loader}
+    distributed.refuse_differences({f"{name} images": loader.samples for name, loader in loaders.items()})
+    for loader in loaders.values():
         loader.shard(distributed.rank(), distributed.size())
+    if files:
+        opt.image_size, opt.mean, opt.std = data.train.side, data.mean, data.std
+        if not opt.quiet:
+            print(_in_words(data, opt), flush=True)
     return data
+
+
+def _in_words(data: Data, opt: argparse.Namespace) -> str:
+    """What the data set was found to be."""
+    loaders = {"training": data.train, "validation": data.val, "test": data.test}
+    counts = ", ".join(f"{loader.samples} {name}" for name, loader in loaders.items() if loader)
+    height, width = data.train.side
+    place = "read from disk" if isinstance(data.train, DiskLoader) else "in memory"
+    return f"{opt.dataset}: {data.classes} classes, {counts} images of {width}×{height}, {place}"
 
 
 def choose_precision(opt: argparse.Namespace) -> Precision:
@@ -81,7 +112,7 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
     return precision
 
 
-def with_input_of(network: nn.Module, loader: MemoryLoader, own: nn.Module | None = None) -> nn.Module:
+def with_input_of(network: nn.Module, loader: Loader, own: nn.Module | None = None) -> nn.Module:
     """A network that takes a loader's images, brought to its own size and normalisation where it has one.
 
     Args:
@@ -92,14 +123,22 @@ def with_input_of(network: nn.Module, loader: MemoryLoader, own: nn.Module | Non
     own = own or network
     if own.input_size is own.mean is own.std is None:
         return network
-    return with_own_input(network, own, loader.side, loader.mean, loader.std)
+    return with_own_input(network, own, loader.side, loader.normalise.mean, loader.normalise.std)
 
 
 @torch.no_grad()
 def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size]:
-    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list."""
+    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list.
+
+    Raises:
+        UserError: the network does not take such images.
+    """
     training = network.training
-    features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
+    try:
+        features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
+    except RuntimeError as error:
+        reason, name = str(error).splitlines()[0], type(network).__name__
+        raise UserError(f"{name} cannot take images of {side[1]}×{side[0]} ({reason}); see --image_size") from None
     network.train(training)
     return [feature.shape for feature in features]
 
@@ -141,7 +180,7 @@ def build_method(
 
 
 def adapt_networks(
-    distiller: Distiller, student: nn.Module, teacher: nn.Module, loader: MemoryLoader
+    distiller: Distiller, student: nn.Module, teacher: nn.Module, loader: Loader
 ) -> tuple[nn.Module, nn.Module]:
     """Let the method look at the teacher and wrap either network; returns the student and the teacher to run.
 
@@ -198,8 +237,13 @@ def open_cache(
         return None
     if needs.strong_view:
         opt.notes.append("--teacher_cache keeps no strong views, which are too many: the teacher sees these every time")
+    if data.train.views is None:
+        raise UserError(
+            "--teacher_cache: images that are read from disk have no finite number of views, so that none would be met "
+            "again; leave it out, or keep them in memory with --memory_budget"
+        )
     facts = cache_facts(teacher, data.train, precision)
-    return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, VIEWS, data.classes)
+    return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, data.train.views, data.classes)
 
 
 def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
@@ -242,7 +286,8 @@ def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model:
         UserError: its folder holds a run and `--resume` is off.
     """
     base = Path(opt.save_folder)
-    run = Run(base / folder / name, base / events / name, safe_name(model), opt.epochs, opt.seed)
+    split = "test" if opt.val_split is None else "val"
+    run = Run(base / folder / name, base / events / name, safe_name(model), opt.epochs, opt.seed, split)
     run.refuse_overwriting(opt.resume)
     return run
 
@@ -324,9 +369,19 @@ def train(
     step: TrainStep,
     phases: Sequence[Phase],
     teacher: Teacher | None,
-    loaders: tuple[TrainLoader, MemoryLoader],
+    loaders: tuple[TrainLoader, Data],
 ) -> None:
-    """Resume where asked, run the epochs that are left, write the summary."""
+    """Resume where asked, run the epochs that are left, write the summary.
+
+    Args:
+        run: its folder is open.
+        opt: resolved options.
+        step: student and method.
+        phases: of the training.
+        teacher: None when training from labels.
+        loaders: of the training set, and the data set that it belongs to.
+    """
+    train_loader, data = loaders
     if distributed.share(run.finished):
         if not opt.quiet:
             print(f"{run.folder} is finished")
@@ -338,9 +393,39 @@ def train(
             print(f"resuming after epoch {last['epoch']}" if last else "nothing to resume: from the start", flush=True)
     distributed.copy_from_main(step)
     if opt.compile:
-        compile_step(step, teacher, loaders[0], opt.quiet)
-    fit(run, step, phases, teacher, loaders)
+        compile_step(step, teacher, train_loader, opt.quiet)
+    fit(run, step, phases, teacher, (train_loader, data.held))
+    if data.val is not None:
+        test_once(run, step, teacher, data.test)
     run.facts["params"] = sum(parameter.numel() for parameter in step.student.parameters())
     summary = run.finish()
     if not opt.quiet:
         print(f"test acc {summary['test_acc']:.2f}, best {summary['best_acc']:.2f}; saved in {run.folder}")
+
+
+def measure_teacher(run: Run, opt: argparse.Namespace, teacher: Teacher, data: Data) -> None:
+    """Measure the teacher on what the student is measured on after every epoch; a test set's figure is remembered."""
+    if data.val is None:
+        memory = Path(opt.save_folder) / "teacher_accuracy.json"
+        accuracy = measured_accuracy(teacher, data.test, f"{opt.dataset} {data.identity}".strip(), memory)
+        run.facts["teacher_acc"] = accuracy
+    else:
+        accuracy = evaluate(teacher.network, data.val, teacher.precision)["test_acc"]
+        run.facts["teacher_val_acc"] = accuracy
+    if not opt.quiet:
+        print(f"teacher {run.options['model_t']}: {run.split} acc {accuracy:.2f}", flush=True)
+
+
+def test_once(run: Run, step: TrainStep, teacher: Teacher | None, test: Loader) -> None:
+    """Measure what was tuned on held-out images on the test set, for the summary.
+
+    It gets `test_acc` and its like of the last epoch, `best_acc` of the epoch that was best on the held-out images,
+    whose accuracy on these is `best_val_acc`, and `teacher_acc`.
+    """
+    run.facts |= evaluate(step.student, test, step.precision)
+    best = copy.deepcopy(getattr(step.student, "deployed", step.student))
+    path = run.folder / f"{run.model}_best.pth"
+    best.load_state_dict(distributed.share(load_checkpoint(path)["model"] if distributed.is_main() else None))
+    run.facts |= {"best_val_acc": run.best_acc, "best_acc": evaluate(best, test, step.precision)["test_acc"]}
+    if teacher:
+        run.facts["teacher_acc"] = evaluate(teacher.network, test, teacher.precision)["test_acc"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataset import Batch, MemoryLoader
+from dataset import Batch, Loader
 from distiller_zoo.base import Needs, Output
 from models import is_pretrained, model_dict, project_name
 
@@ -140,9 +140,10 @@ class Teacher:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    loader: MemoryLoader,
+    loader: Loader,
     precision: Precision,
     figures: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
+    split: str = "test",
 ) -> dict[str, float]:
     """Accuracy of a network, whose training mode is left as it was.
 
@@ -151,6 +152,7 @@ def evaluate(
         loader: of the test set.
         precision: device and number format.
         figures: gives more to measure, from logits (B, C) and labels (B,), see `Distiller.test_figures`.
+        split: what the loader's images are, `test` or `val`: the names of the first three results begin with it.
 
     Returns:
         `test_acc` and `test_acc_top5` in percent, `test_loss`, the mean cross-entropy, and the means of `figures`.
@@ -161,10 +163,10 @@ def evaluate(
         found = logits(batch.images)
         meter.update(found, batch.target, figures(found, batch.target) if figures else None)
     network.train(training)
-    return meter.read()
+    return {name.replace("test_", f"{split}_", 1): value for name, value in meter.read().items()}
 
 
-def measured_accuracy(teacher: Teacher, loader: MemoryLoader, dataset: str, memory: Path) -> float:
+def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Path) -> float:
     """The teacher's test accuracy in percent, measured once per weights, data set and precision.
 
     Of several processes, the main one alone reads and writes the file.

@@ -1,6 +1,7 @@
 """Bad input is one line on standard error that says what is wrong and what to do, exit code 2, and nothing written."""
 
 import argparse
+import dataclasses
 import io
 import os
 import pickle
@@ -326,7 +327,7 @@ def test_forms_of_a_checkpoint(tmp_path, content, zipped, prefix, bare):
         (("--model_s", "resnet8x5"), ("unknown model resnet8x5", "did you mean", "resnet8x4")),
         (("--model_s", "RESNET20"), ("unknown model RESNET20", "resnet20")),
         (("--model_s", "zzzzz"), ("unknown model zzzzz", *model_dict)),
-        (("--dataset", "cifar10"), ("unknown data set cifar10", "did you mean cifar100")),
+        (("--dataset", "cifar1000"), ("unknown data set cifar1000", "did you mean cifar100")),
         (("--dataset", "shape"), ("unknown data set shape", "shapes100")),
     ],
     ids=lambda value: " ".join(value)[:40],
@@ -339,7 +340,7 @@ def test_unknown_names_offer_the_nearest(refuse, arguments, words):
     ("arguments", "words"),
     [
         (("--model", "resnet8x5"), ("unknown model resnet8x5", "resnet8x4")),
-        (("--dataset", "cifar"), ("unknown data set cifar", "cifar100")),
+        (("--dataset", "cifar"), ("unknown data set cifar", "cifar10")),
         (("--epochs", "0"), ("--epochs 0", "at least 1")),
         (("--distill", "kd"), ("--distill",)),
         (("--trial",), ("--trial",)),
@@ -475,21 +476,22 @@ def test_cifar_absent_and_torchvision_too(monkeypatch, tmp_path):
 
 def test_truncated_cifar_stops_a_run(call, teacher, save, tmp_path, cifar, assert_one_line_error):
     whole = cifar()
-    (tmp_path / cifar100.FOLDER / "train").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / cifar100.LAYOUT.folder / "train").write_bytes(whole[: len(whole) // 2])
     flags = ("--save_folder", save, "--path_t", teacher, "--model_s", "resnet8", "--data_folder", tmp_path)
-    words = (tmp_path / cifar100.FOLDER / "train", "truncated", "again")
+    words = (tmp_path / cifar100.LAYOUT.folder / "train", "truncated", "again")
     assert_one_line_error(call("train_student", *flags), *words, save_folder=save)
 
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """Writes a small `cifar-100-python` below tmp_path with some entries replaced; returns the train file's bytes."""
-    monkeypatch.setattr(cifar100, "FILES", {"train": (200, ""), "test": (100, "")})
-    folder = tmp_path / cifar100.FOLDER
+    counts = {"train": 200, "test": 100}
+    monkeypatch.setattr(cifar100, "LAYOUT", dataclasses.replace(cifar100.LAYOUT, images=counts))
+    folder = tmp_path / cifar100.LAYOUT.folder
     folder.mkdir()
 
     def write(**replaced):
-        for split, (count, _) in cifar100.FILES.items():
+        for split, count in counts.items():
             content = {
                 "data": np.zeros((count, 3072), np.uint8),
                 "fine_labels": [i % 100 for i in range(count)],
@@ -537,7 +539,7 @@ def test_malformed_cifar(cifar, tmp_path, replaced, word):
     cifar(**replaced)
     with pytest.raises(DataError, match=word) as caught:
         cifar100.load(tmp_path)
-    assert str(tmp_path / cifar100.FOLDER / "train") in str(caught.value)
+    assert str(tmp_path / cifar100.LAYOUT.folder / "train") in str(caught.value)
     assert "again" in str(caught.value)
 
 
@@ -546,7 +548,7 @@ def test_malformed_cifar(cifar, tmp_path, replaced, word):
 )
 def test_cifar_file_that_is_something_else(cifar, tmp_path, data):
     cifar()
-    (tmp_path / cifar100.FOLDER / "train").write_bytes(data)
+    (tmp_path / cifar100.LAYOUT.folder / "train").write_bytes(data)
     with pytest.raises(DataError, match="train"):
         cifar100.load(tmp_path)
 
@@ -555,16 +557,16 @@ def test_every_truncation_of_cifar_is_a_data_error(cifar, tmp_path):
     whole = cifar()
     rng = np.random.default_rng(0)
     for length in [*range(0, 200), *rng.integers(200, len(whole) - 1, 50)]:
-        (tmp_path / cifar100.FOLDER / "train").write_bytes(whole[:length])
+        (tmp_path / cifar100.LAYOUT.folder / "train").write_bytes(whole[:length])
         with pytest.raises(DataError):
-            cifar100.read_split(tmp_path / cifar100.FOLDER, "train")
+            cifar100.LAYOUT.read_split(tmp_path / cifar100.LAYOUT.folder, "train")
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_cifar_pickle_that_would_run_code(cifar, tmp_path, protocol):
     cifar()
     data = pickle.dumps({"data": Touch(tmp_path / "canary")}, protocol=protocol)
-    (tmp_path / cifar100.FOLDER / "train").write_bytes(data)
+    (tmp_path / cifar100.LAYOUT.folder / "train").write_bytes(data)
     with pytest.raises(DataError, match=r"train is .*system"):
         cifar100.load(tmp_path)
     assert not (tmp_path / "canary").exists()
@@ -575,7 +577,7 @@ def test_cifar_error_stays_one_line(cifar, tmp_path, capsys):
     # a class name with a line break ends up in the unpickler's message
     name = b"a\nb"
     data = b"\x80\x04\x8c\x02os" + b"\x8c" + struct.pack("B", len(name)) + name + b"\x93."
-    (tmp_path / cifar100.FOLDER / "train").write_bytes(data)
+    (tmp_path / cifar100.LAYOUT.folder / "train").write_bytes(data)
 
     def main():
         try:
@@ -589,8 +591,8 @@ def test_cifar_error_stays_one_line(cifar, tmp_path, capsys):
 
 def test_cifar_split_that_is_a_folder(cifar, tmp_path):
     cifar()
-    (tmp_path / cifar100.FOLDER / "train").unlink()
-    (tmp_path / cifar100.FOLDER / "train").mkdir()
+    (tmp_path / cifar100.LAYOUT.folder / "train").unlink()
+    (tmp_path / cifar100.LAYOUT.folder / "train").mkdir()
     with pytest.raises(DataError, match="cannot be read"):
         cifar100.load(tmp_path)
 

@@ -1,0 +1,172 @@
+"""Which image files a data set consists of: class folders listed as torchvision's ImageFolder lists them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .loader import DataError, Labelled
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+
+@dataclass
+class ImageFiles(Labelled):
+    """The files of one split.
+
+    Attributes:
+        root: folder that the names are relative to.
+        names: (N,) names as the file system's bytes, which take less memory than text.
+        stamps: (N, 2) int64, bytes and time of the last change (ns).
+        labels: (N,) int64, 0 to C - 1.
+    """
+
+    root: Path
+    names: np.ndarray
+    stamps: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, root: Path, found: Iterable[tuple[str, os.stat_result, int]]) -> ImageFiles:
+        """From path, file status and label of every file."""
+        rows = [(os.fsencode(os.path.relpath(path, root)), stat, label) for path, stat, label in found]
+        return cls(
+            root,
+            np.array([name for name, _, _ in rows], dtype=np.bytes_),
+            np.array([(stat.st_size, stat.st_mtime_ns) for _, stat, _ in rows], np.int64).reshape(-1, 2),
+            np.array([label for _, _, label in rows], np.int64),
+        )
+
+    def take(self, keep: np.ndarray) -> ImageFiles:
+        """See `Labelled.take`."""
+        return ImageFiles(self.root, self.names[keep], self.stamps[keep], self.labels[keep])
+
+    def name(self, position: int) -> str:
+        """Name of a file, relative to the root."""
+        return os.fsdecode(self.names[position])
+
+    def path(self, position: int) -> str:
+        """Path of a file."""
+        return os.path.join(self.root, self.name(position))
+
+    def paths(self) -> list[str]:
+        """Paths of all files."""
+        return [self.path(position) for position in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """A digest of names, sizes and times: another one where a file was changed."""
+        digest = hashlib.sha256()
+        for array in (self.names, self.stamps, self.labels):
+            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()[:32]
+
+
+def entries(folder: Path | str) -> list[os.DirEntry]:
+    """What is in a folder by name, but for hidden files.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not e.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror})") from None
+
+
+def images_below(folder: Path | str) -> Iterator[os.DirEntry]:
+    """The files with an image's ending in a folder and below it, by name."""
+    for entry in entries(folder):
+        if entry.is_dir():
+            yield from images_below(entry.path)
+        elif entry.name.lower().endswith(ENDINGS):
+            yield entry
+
+
+def class_names(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted: classes 0 to C - 1.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    names = [entry.name for entry in entries(folder) if entry.is_dir()]
+    if len(names) < 2:
+        raise DataError(f"{folder} must hold a folder of images for each of at least two classes; it has {len(names)}")
+    return names
+
+
+def list_classes(root: Path, split: str, classes: list[str]) -> ImageFiles:
+    """The images in `root/split/CLASS/` and below, class by class.
+
+    Args:
+        root: of the data set.
+        split: folder below it.
+        classes: names of the classes, in the order of their labels.
+
+    Raises:
+        DataError: the folders are others than the classes, or one holds no image.
+    """
+    folder = root / split
+    there = [entry.name for entry in entries(folder) if entry.is_dir()]
+    missing, unknown = sorted({*classes} - {*there}), sorted({*there} - {*classes})
+    if missing or unknown:
+        parts = [f"lacks {missing[0]}" if missing else "", f"has {unknown[0]} besides" if unknown else ""]
+        count = f"{len(missing)} missing, {len(unknown)} unknown"
+        raise DataError(
+            f"the classes of {folder} are not those of the training images: it {' and '.join(filter(None, parts))} "
+            f"({count})"
+        )
+    found = []
+    for label, name in enumerate(classes):
+        files = [(entry.path, _status(entry), label) for entry in images_below(folder / name)]
+        if not files:
+            raise DataError(f"{folder / name} holds no image ({' '.join(ENDINGS)}); remove the folder or fill it")
+        found += files
+    return ImageFiles.of(root, found)
+
+
+def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: Path) -> ImageFiles:
+    """The images in `root/split` whose labels stand in a file.
+
+    Args:
+        root: of the data set.
+        split: folder below it that holds the images.
+        label_of: label of each file's name.
+        source: where the labels come from.
+
+    Raises:
+        DataError: images without a label, or none at all.
+    """
+    found = list(images_below(root / split))
+    if not found:
+        raise DataError(f"{root / split} holds no image ({' '.join(ENDINGS)})")
+    lacking = [entry.name for entry in found if entry.name not in label_of]
+    if lacking:
+        raise DataError(f"{source} has no label for {len(lacking)} images of {root / split}, {lacking[0]} for instance")
+    return ImageFiles.of(root, [(entry.path, _status(entry), label_of[entry.name]) for entry in found])
+
+
+def _status(entry: os.DirEntry) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError as error:  # a link to nowhere
+        raise DataError(f"{entry.path} cannot be read ({error.strerror})") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise DataError(f"{path} is not a text file; fetch it again") from None
