@@ -157,6 +157,7 @@ class DiskLoader(Loader):
                 pin_memory=self.device.type == "cuda",
                 persistent_workers=self.workers > 0,
                 worker_init_fn=_begin_worker,
+                generator=torch.Generator(),  # else it takes a number of torch's own
             )
         self.reading.sampler.jobs = [(self.epoch, share.run) for share in shares]
         batches = iter(self.reading)

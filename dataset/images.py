@@ -41,14 +41,14 @@ def _pil() -> ModuleType:
 def _open(path: str) -> Image.Image:
     """An image of which only the header is read."""
     pil = _pil()
+    empty = False
     try:
-        if not os.path.getsize(path):
-            raise BadImage("is empty")
+        empty = not os.path.getsize(path)
         image = pil.open(path)
     except pil.UnidentifiedImageError:
-        raise BadImage("is not an image") from None
-    except OSError as error:
-        raise BadImage(f"cannot be read ({error.strerror or error})") from None
+        raise BadImage("is empty" if empty else "is not an image") from None
+    except OSError as error:  # without a number where it is Pillow's
+        raise BadImage(f"cannot be read ({error.strerror})" if error.errno else "is truncated") from None
     except Exception as error:  # a damaged header can raise nearly anything
         raise BadImage(f"has a damaged header ({type(error).__name__})") from None
     width, height = image.size

@@ -128,17 +128,9 @@ def with_input_of(network: nn.Module, loader: Loader, own: nn.Module | None = No
 
 @torch.no_grad()
 def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size]:
-    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list.
-
-    Raises:
-        UserError: the network does not take such images.
-    """
+    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list."""
     training = network.training
-    try:
-        features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
-    except RuntimeError as error:
-        reason, name = str(error).splitlines()[0], type(network).__name__
-        raise UserError(f"{name} cannot take images of {side[1]}×{side[0]} ({reason}); see --image_size") from None
+    features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
     network.train(training)
     return [feature.shape for feature in features]
 

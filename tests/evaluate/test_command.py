@@ -199,7 +199,7 @@ def refuse(run, tmp_path, files_below, assert_one_line_error):
         (("--path", "absent.pth"), ("absent.pth", "does not exist")),
         (("--path", "x" * 300), ("does not exist",)),
         (("--model", "resnet9"), ("resnet9", "--model", "resnet8")),
-        (("--dataset", "cifar10"), ("cifar10", "cifar100")),
+        (("--dataset", "cifar1000"), ("cifar1000", "cifar100")),
         (("--dataset", "cifar100", "--data_folder", "nowhere"), ("CIFAR-100", "--data_folder")),
         (("--parts", "acuracy"), ("acuracy", "accuracy")),
         (("--parts", ","), ("--parts", "accuracy")),
