@@ -130,7 +130,7 @@ def loss_matrices(cell: Cell) -> Figure | None:
     """A constant matrix of the loss as a heat map, its zeros left blank; None where the method has none."""
     for name, matrix in _matrices(cell).items():
         values = np.ma.masked_equal(matrix.numpy(), 0)
-        figure, axes = one_axes(f"{name[0].upper()}{name[1:]}; {cell.label}", height=2.7)
+        figure, axes = one_axes(f"{name[0].upper()}{name[1:]}\n{cell.label}", height=2.7)
         image = axes.imshow(values, cmap="cividis", extent=(0.5, values.shape[1] + 0.5, values.shape[0] + 0.5, 0.5))
         axes.set(xlabel="rank j", ylabel="rank i")
         axes.grid(False)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from . import figures, network_figures
 from .errors import UserError
@@ -53,23 +55,24 @@ NETWORKS: dict[str, Callable[[Subject], Figure | None]] = {
 KINDS = (*TOGETHER, *EACH, *NETWORKS)
 
 
-def _draw(
-    kind: str, cells: Sequence[Cell], subjects: Sequence[Subject], select: str
-) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
-    """File names without ending, and what draws each."""
-    if kind in TOGETHER:
-        yield kind, lambda: TOGETHER[kind](cells, select)
-    for cell, subject in zip(cells, subjects, strict=True):
-        if kind in EACH:
-            yield safe_name(f"{kind}_{cell.label}"), lambda cell=cell: EACH[kind](cell)
-        elif kind in NETWORKS:
-            yield safe_name(f"{kind}_{subject.title}"), lambda subject=subject: NETWORKS[kind](subject)
+def _tasks(
+    kinds: Sequence[str], cells: Sequence[Cell], laboratory: Laboratory, select: str
+) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
+    """Kind, file name without ending, and what draws it."""
+    subjects = [Subject(cell, laboratory) for cell in cells]
+    for kind in kinds:
+        if kind in TOGETHER:
+            yield kind, kind, partial(TOGETHER[kind], cells, select)
+        elif kind in EACH:
+            yield from ((kind, safe_name(f"{kind}_{cell.label}"), partial(EACH[kind], cell)) for cell in cells)
+        else:
+            yield from ((kind, safe_name(f"{kind}_{s.title}"), partial(NETWORKS[kind], s)) for s in subjects)
 
 
 def draw_all(
     cells: Sequence[Cell], kinds: Sequence[str], folder: Path, laboratory: Laboratory, select: str
 ) -> tuple[list[Drawn], list[str]]:
-    """Draw what applies.
+    """Draw what applies, with a progress bar in a terminal.
 
     Args:
         cells: the settings.
@@ -87,29 +90,26 @@ def draw_all(
     """
     drawn: list[Drawn] = []
     notes: list[str] = []
-    subjects = [Subject(cell, laboratory) for cell in cells]
+    absent = dict.fromkeys(kinds)
     with style():
-        for kind in kinds:
-            applies = False
-            for name, draw in _draw(kind, cells, subjects, select):
-                try:
-                    figure = draw()
-                except UserError as error:  # of one run: the other figures do not suffer
-                    notes.append(f"{kind} is left out: {error}")
-                    applies = True
-                    continue
-                if figure:
-                    applies = True
-                    drawn.append(_save(figure, folder / name))
-            if not applies:
-                notes.append(f"{kind} is left out: no run has what it shows")
+        for kind, name, draw in tqdm(list(_tasks(kinds, cells, laboratory, select)), leave=False, disable=None):
+            try:
+                figure = draw()
+            except UserError as error:  # of one run: the other figures do not suffer
+                notes.append(f"{kind} is left out: {error}")
+                absent.pop(kind, None)
+                continue
+            if figure:
+                absent.pop(kind, None)
+                drawn.append(_save(figure, folder / name))
+    notes += [f"{kind} is left out: no run has what it shows" for kind in absent]
     return drawn, list(dict.fromkeys(notes))
 
 
 def _save(figure: Figure, path: Path) -> Drawn:
     files = [path.with_name(path.name + ending) for ending in ENDINGS]
     contents = [write_figure(figure, file) for file in files]
-    return Drawn(files[0], contents[0], " ".join(figure.get_suptitle().split()))
+    return Drawn(files[0], contents[0], figure.get_label())
 
 
 def draw_curves(cells: Sequence[Cell], path: Path) -> None:

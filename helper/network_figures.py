@@ -172,7 +172,7 @@ def features(subject: Subject) -> Figure:
     points = outputs.features[torch.cat(members)].numpy()
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     places = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1).fit_transform(points)
-    figure, axes = one_axes(f"t-SNE of the pooled test features; {subject.title}", height=2.8)
+    figure, axes = one_axes(f"t-SNE of the pooled test features\n{subject.title}", height=2.8)
     ends = np.cumsum([len(each) for each in members])[:-1]
     for number, (label, group) in enumerate(zip(classes, np.split(places, ends), strict=True)):
         axes.scatter(*group.T, s=7, linewidths=0.3, alpha=0.8, label=f"class {label}", **point_style(number))
@@ -191,7 +191,7 @@ def correlation(subject: Subject) -> Figure | None:
     # two values of a pair in a hundred may be beyond the ends of the scale
     limit = max(np.nanpercentile(np.abs(difference), 99), 1e-6)
     title = f"Correlation of logits, student minus teacher, mean |difference| {np.nanmean(np.abs(difference)):.3f}"
-    figure, axes = one_axes(f"{title}; {subject.title}", height=2.7)
+    figure, axes = one_axes(f"{title}\n{subject.title}", height=2.7)
     image = axes.imshow(difference, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set(xlabel="class", ylabel="class")
     axes.grid(False)
@@ -208,7 +208,7 @@ def class_similarity(subject: Subject) -> Figure:
     cosines = (rows @ rows.T).clamp(-1, 1)
     distances = (1 - cosines).fill_diagonal_(0).clamp(min=0).numpy()
     order = leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))
-    figure, axes = one_axes(f"Cosine between rows of the classifier; {subject.title}", height=2.7)
+    figure, axes = one_axes(f"Cosine between rows of the classifier\n{subject.title}", height=2.7)
     image = axes.imshow(cosines.numpy()[np.ix_(order, order)], cmap="cividis", interpolation="nearest")
     axes.set(xlabel="class, similar ones side by side", ylabel="class, in the same order", xticks=[], yticks=[])
     axes.grid(False)
@@ -227,16 +227,17 @@ def dirichlet_strength(subject: Subject) -> Figure | None:
     logits, target = subject.outputs.logits.double(), subject.outputs.target
     strength = log_alpha(logits, log_prior, "exp").logsumexp(1) / math.log(10)
     right = logits.argmax(1) == target
-    figure, axes = one_axes(f"Dirichlet strength of test images; {subject.title}")
+    figure, axes = one_axes(f"Dirichlet strength of test images\n{subject.title}")
     bins = np.linspace(strength.min().item(), strength.max().item() + 1e-9, 41)
     for group, name, colour, hatch in ((right, "right", COLOURS[0], None), (~right, "wrong", COLOURS[1], "////")):
         values = strength[group].numpy()
         if not len(values):
             continue
+        look = {"alpha": 0.45, "color": colour, "hatch": hatch, "edgecolor": colour, "linewidth": 0.6}
         label = f"{name} answers (n = {len(values)}, median {10 ** np.median(values):.3g})"
-        axes.hist(10**values, 10**bins, label=label, alpha=0.45, color=colour, hatch=hatch, edgecolor=colour, lw=0.6)
+        axes.hist(10**values, 10**bins, weights=np.full(len(values), 100 / len(values)), label=label, **look)
     axes.set_xscale("log")
-    axes.set(xlabel="strength S, the sum of α", ylabel="test images")
+    axes.set(xlabel="strength S, the sum of α", ylabel="share of these answers (%)")
     legend_below(figure, axes)
     return figure
 
@@ -268,7 +269,7 @@ def moved_labels(subject: Subject) -> Figure | None:
     changed = moved[moved != 0].numpy()
     share = 100 * len(changed) / len(moved)
     title = f"Rank of the label in the teacher's logits: moved in {share:.1f} % of {len(moved)} training images"
-    figure, axes = one_axes(f"{title}, by {changed.mean():.1f} ranks on average; {subject.title}")
+    figure, axes = one_axes(f"{title}, by {changed.mean():.1f} ranks on average\n{subject.title}")
     width = max(1, math.ceil(changed.max() / 40))
     bins = np.arange(0.5, changed.max() + width + 0.5, width)
     weights = np.full(len(changed), 100 / len(changed))

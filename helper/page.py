@@ -27,6 +27,7 @@ GROUPS = {"accuracy (%)": ("test_acc", "train_acc", "test_acc_top5"), "loss": ("
 PAGE_COLOURS = tuple("#888888" if colour == "#000000" else colour for colour in COLOURS)
 DASHES = dict(zip(LINES, ("solid", "dash", "dot", "dashdot"), strict=True))
 ENVIRONMENT = ("device", "precision", "tf32", "compile")  # of options.json; the rest is in summary.json
+FEW_EPOCHS = 10
 Spec = dict[str, Any]  # data and layout as plotly.js takes them
 
 
@@ -76,8 +77,9 @@ def _line(rows: Sequence[Mapping[str, Any]], key: str, name: str) -> Spec:
     }
 
 
-def _layout(title: str) -> Spec:
-    return {"xaxis": {"title": {"text": "epoch"}}, "yaxis": {"title": {"text": html.escape(title)}}}
+def _layout(title: str, epochs: int) -> Spec:
+    ticks = {"dtick": 1} if epochs <= FEW_EPOCHS else {}  # else there are some between epochs
+    return {"xaxis": {"title": {"text": "epoch"}, **ticks}, "yaxis": {"title": {"text": html.escape(title)}}}
 
 
 def learning_curves(entries: Sequence[Entry]) -> Spec:
@@ -92,7 +94,8 @@ def learning_curves(entries: Sequence[Entry]) -> Spec:
         dash = DASHES[LINES[number // len(COLOURS) % len(LINES)]]
         line["line"] = {"color": PAGE_COLOURS[number % len(COLOURS)], "dash": dash}
         lines.append({**line, "legendgroup": str(number), "showlegend": first})
-    return {"data": lines, "layout": _layout("test accuracy (%)")}
+    longest = max((len(line["y"]) for line in lines), default=0)
+    return {"data": lines, "layout": _layout("test accuracy (%)", longest)}
 
 
 def run_charts(record: Record) -> list[Spec]:
@@ -112,7 +115,7 @@ def _phase_charts(rows: Sequence[Mapping[str, Any]], prefix: str) -> Iterator[Sp
     for title, members in panels.items():
         if members:
             data = [_line(rows, key, key) for key in members]
-            yield {"data": data, "layout": {**_layout(f"{prefix}{title}"), "showlegend": len(members) > 1}}
+            yield {"data": data, "layout": {**_layout(f"{prefix}{title}", len(rows)), "showlegend": len(members) > 1}}
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

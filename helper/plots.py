@@ -61,8 +61,8 @@ def point_style(number: int) -> dict[str, Any]:
 
 
 def wrap(text: str) -> str:
-    """Text in lines that fit into a column."""
-    return textwrap.fill(text, LETTERS)
+    """Text in lines that fit into a column; what begins a line still does."""
+    return "\n".join(textwrap.fill(line, LETTERS, break_on_hyphens=False) for line in text.splitlines())
 
 
 def one_axes(title: str, height: float = 2.2) -> tuple[Figure, Axes]:
@@ -82,16 +82,18 @@ def axes_row(title: str, count: int, height: float = 2.2) -> tuple[Figure, list[
     size = (WIDTH, height + LINE * (lines.count("\n") + 1))
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(lines, fontsize=FONT)
+    figure.set_label("; ".join(title.splitlines()))
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 1) -> None:
     """The legend of some axes below them, where it covers nothing; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
-    labels = [textwrap.fill(label, LETTERS // columns - 5) for label in labels]
+    labels = [textwrap.fill(label, LETTERS // columns - 5, break_on_hyphens=False) for label in labels]
     lines = sum(label.count("\n") + 1 for label in labels) / columns
     figure.set_figheight(figure.get_figheight() + LINE * (lines + 1))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, labelspacing=0.2)
+    look = {"frameon": False, "labelspacing": 0.2, "handletextpad": 0.5}
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
 
 
 def write_figure(figure: Figure, path: Path) -> bytes:

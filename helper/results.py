@@ -217,6 +217,9 @@ def _read_record(folder: Path, finished: bool) -> Record:
     for row in rows:
         int(row["epoch"])
         float(row["train_loss" if "stage" in row else "test_acc"])
+    epochs = sum("test_acc" in row for row in rows)
+    if finished and epochs != options["epochs"]:
+        raise ValueError(f"metrics.jsonl has {epochs} of {options['epochs']} epochs")
     path = folder / "summary.json"
     summary = _load(path, path.read_text(encoding="utf-8")) if finished else None
     for figure in (*SELECTIONS.values(), "images_per_second") if finished else ():
