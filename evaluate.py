@@ -27,6 +27,7 @@ from helper.inference import Inference
 from helper.options import OneLineParser, add_data, settle_data
 from helper.outliers import FAR_OUT, check_source, far_out, outside_images
 from helper.precision import Precision
+from helper.results import known_log_prior
 from helper.setup import choose_precision, load_data, with_input_of
 from helper.teacher import check_teacher_file, teacher_name
 
@@ -409,12 +410,6 @@ def run_facts(path: str) -> tuple[Figures, Figures]:
             raise UserError(f"{file} is damaged; mend it or move it away")
         found.append(content)
     return found[0], found[1]
-
-
-def known_log_prior(summary: Mapping[str, Any]) -> float | None:
-    """The log prior that a run ended with, as a student or as a teacher; None for one without evidence."""
-    values = (summary.get("log_prior_s"), summary.get("log_prior"))
-    return next((float(value) for value in values if type(value) in (int, float)), None)
 
 
 def network_name(path: str, given: str | None, options: Mapping[str, Any], flag: str) -> str:

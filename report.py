@@ -1,143 +1,203 @@
-"""Compare finished runs: a table, and learning curves with `--figure FILE`."""
+"""Compare runs: a table, a page, figures; `python report.py --help` lists the flags."""
 
 from __future__ import annotations
 
-import csv
-import io
-import statistics
+import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from dataset import dataset_dict
-from helper.checkpoint import write_file
+from helper.checkpoint import nearest, write_file
 from helper.errors import UserError, run_command
+from helper.gallery import EACH, KINDS, NETWORKS, TOGETHER, Drawn, draw_all, draw_curves
+from helper.network_figures import Laboratory, check_classes
 from helper.options import OneLineParser
-from helper.results import SELECTIONS, Cell, baseline_of, gain, mean_and_spread, published, read_cells
+from helper.page import render_page
+from helper.results import SELECTIONS, Runs, read_runs
+from helper.tables import FORMATS, table, unfinished_lines
+from helper.teacher import check_teacher_file
 
-Line = Sequence[str]
+WATCH_SECONDS = 10.0
+CLEAR = "\033[H\033[J"  # a terminal's screen
 
 
-def table(cells: Sequence[Cell], select: str, baseline: str) -> tuple[list[Line], list[str]]:
-    """What every format shows.
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of classes such as 0,10,20") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="report.py", description="Compare the runs of a save folder.", allow_abbrev=False)
+    group = parser.add_argument_group("runs")
+    group.add_argument("--save_folder", type=Path, default=Path("save"), metavar="DIR", help="where runs are (save)")
+    group.add_argument("--dataset", default="cifar100", choices=list(dataset_dict), help="only runs on this one")
+    group.add_argument(
+        "--runs", type=_words, metavar="A,B", help="only runs whose folder's name fits a pattern such as '*_kd_*'"
+    )
+    group.add_argument("--select", default="last", choices=list(SELECTIONS), help="accuracy of which epoch (last)")
+    group.add_argument("--over", default="kd", metavar="METHOD", help="method that gains are measured from (kd)")
+    group = parser.add_argument_group("table")
+    group.add_argument(
+        "--format", default="text", choices=[*FORMATS, "html"], help="html: one page with curves and all runs (text)"
+    )
+    group.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of the terminal")
+    group.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help=f"do it again and again, with runs that are at work; Ctrl-C ends it ({WATCH_SECONDS:g})",
+    )
+    _add_figures(parser)
+    return parser
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("figures")
+    group.add_argument("--figure", type=Path, metavar="FILE", help="draw the learning curves (.png, .pdf or .svg)")
+    group.add_argument(
+        "--figures", type=Path, metavar="DIR", help="draw all figures that apply there, as PNG and PDF; html shows them"
+    )
+    group.add_argument(
+        "--draw",
+        type=_words,
+        metavar="A,B",
+        help=f"which ones (all): {', '.join([*TOGETHER, *EACH])}; from checkpoints and data: {', '.join(NETWORKS)}",
+    )
+    group.add_argument("--classes", type=_numbers, metavar="N,N", help="of tsne (ten that are spread over all)")
+    group.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint (where each run had it)")
+    group.add_argument(
+        "--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie"
+    )
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+    # what the steps that are shared with training also read
+    parser.set_defaults(precision="auto", compile=False, tf32=False, batch_size=1, subset=None, seed=0, notes=[])
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """Parse and check the command line.
 
     Args:
-        cells: the settings.
-        select: which accuracy, `last` or `best`.
-        baseline: the method that gains are measured from, besides training from labels.
+        arguments: without the script's name.
 
-    Returns:
-        The header and a line per setting, and the notes below: teachers' accuracies, sources of published figures.
+    Raises:
+        UserError: the first thing that is wrong.
     """
-    key = SELECTIONS[select]
-    header = ("run", "epochs", "trials", f"{select} acc", "over labels", f"over {baseline}", "published", "images/s")
-    lines: list[Line] = [header]
-    sources: list[str] = []
-    for cell in cells:
-        known = published(cell)
-        if known and known["source"] not in sources:
-            sources.append(known["source"])
-        bases = (baseline_of(cell, cells, method) for method in ("labels", baseline))
-        gains = [gain(cell, base, key) if base else None for base in bases]
-        figures = (
-            mean_and_spread(cell.values(key)),
-            *(str(found) if found else "-" for found in gains),
-            f"{known['accuracy']:.2f} [{sources.index(known['source']) + 1}]" if known else "-",
-            f"{statistics.mean(cell.values('images_per_second')):.0f}",
-        )
-        lines.append((cell.label, str(cell.options["epochs"]), str(len(cell.summaries)), *figures))
-    teachers = {summary["teacher_acc"] for cell in cells for summary in cell.summaries if "teacher_acc" in summary}
-    notes = [f"teacher: test acc {accuracy:.2f}" for accuracy in sorted(teachers)]
-    if sources:
-        notes.append("published figures are of full schedules and may be of the best epoch:")
-    return lines, [*notes, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
+    opt = _parser().parse_args(arguments)
+    opt.page = opt.format == "html"
+    if opt.page and not opt.out:
+        raise UserError("--format html needs --out FILE")
+    if opt.watch is not None and not 0.1 <= opt.watch < float("inf"):
+        raise UserError(f"--watch {opt.watch} must be at least 0.1 seconds")
+    if opt.watch is not None and (opt.figure or opt.figures):
+        raise UserError("--watch goes without --figure and --figures")
+    for flag in ("draw", "classes", "path_t"):
+        if getattr(opt, flag) is not None and not opt.figures:
+            raise UserError(f"--{flag} has no effect without --figures")
+    for kind in opt.draw or ():
+        if kind not in KINDS:
+            raise UserError(f"unknown figure {kind} (--draw); {nearest(kind, list(KINDS))}")
+    check_classes(opt.classes or (), opt.dataset)
+    if opt.path_t is not None:
+        check_teacher_file(opt.path_t)
+    if not opt.save_folder.is_dir() and opt.watch is None:
+        raise UserError(f"{opt.save_folder} is no folder; name the one with the runs with --save_folder")
+    return opt
 
 
-def as_text(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """Columns padded with spaces."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return "\n".join([*padded, *notes]) + "\n"
+def render(opt: argparse.Namespace, runs: Runs, drawn: Sequence[Drawn]) -> str:
+    """The table or page of the options.
+
+    Args:
+        opt: of `read_options`.
+        runs: at least one finished or running.
+        drawn: figures for the page.
+    """
+    lines, notes = table(runs.cells, opt.select, opt.over)
+    if opt.page:
+        return render_page(runs, lines, notes, drawn)
+    if opt.watch is not None:
+        notes = [*notes, *unfinished_lines(runs.running), *runs.notes]
+    return FORMATS[opt.format](lines, notes)
 
 
-def as_markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """A pipe table."""
-    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    cells = ("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)
-    return "\n".join([*cells, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
+def put(opt: argparse.Namespace, text: str) -> None:
+    """Print the text, or write it to the file of the options.
 
-
-def as_csv(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """Comma-separated values; the notes are left out."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
-    return buffer.getvalue()
-
-
-def as_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """A tabular with booktabs' rules; the notes are comments."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-
-    def escape(text: str) -> str:
-        return "".join(special.get(character, character) for character in text)
-
-    rows = [" & ".join(map(escape, line)) + r" \\" for line in lines]
-    body = [rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
-    return "\n".join([*(f"% {note}" for note in notes), *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv, "latex": as_latex}
-
-
-def draw_curves(cells: Sequence[Cell], path: Path) -> None:
-    """Save the test accuracy over the epochs, a line per setting (mean of its trials), as an image."""
-    import matplotlib  # only here, since a table needs none
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for cell in cells:
-        curves = [[row["test_acc"] for row in rows] for rows in cell.curves]
-        means = [statistics.mean(accuracies) for accuracies in zip(*curves, strict=True)]
-        axes.plot(range(1, len(means) + 1), means, label=f"{cell.label} (n = {len(curves)})")
-    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    Raises:
+        UserError: the file's folder cannot be made.
+        RunError: the file cannot be written.
+    """
+    if not opt.out:
+        print(text, end="", flush=True)
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:  # a folder that cannot be written, an ending that no format has
-        raise UserError(f"cannot draw {path} ({error})") from None
+        opt.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {opt.out} ({error.strerror}); name another file with --out") from None
+    write_file(opt.out, text.encode())
+
+
+def watch(opt: argparse.Namespace) -> None:
+    """Read the runs and show them, until a signal ends it."""
+    screen = CLEAR if sys.stdout.isatty() else ""
+    while True:
+        try:
+            runs = read_runs(opt.save_folder, opt.dataset, opt.runs or ("*",))
+            found = bool(runs.cells or runs.running)
+            text = render(opt, runs, ()) if found else f"no run on {opt.dataset} below {opt.save_folder} yet\n"
+            state = f"{len(runs.cells)} settings, {len(runs.running)} unfinished runs"
+        except UserError as error:  # a run that is being deleted, for instance
+            found, text, state = False, f"{error}\n", str(error)
+        now = f"{datetime.now():%H:%M:%S}"
+        if opt.out:
+            if found:
+                put(opt, text)
+            print(f"{now} {opt.out}: {state}", flush=True)
+        else:
+            print(f"{screen}{now}, every {opt.watch:g} s, Ctrl-C ends it\n{text}", end="", flush=True)
+        time.sleep(opt.watch)
 
 
 def main() -> None:
-    """Read the command line, print the table, draw the figure."""
-    parser = OneLineParser(description="Compare finished runs.", allow_abbrev=False)
-    parser.add_argument("--save_folder", type=Path, default=Path("save"), metavar="DIR", help="where runs are (save)")
-    parser.add_argument("--dataset", default="cifar100", choices=list(dataset_dict), help="only runs on this one")
-    parser.add_argument("--select", default="last", choices=list(SELECTIONS), help="accuracy of which epoch (last)")
-    parser.add_argument("--over", default="kd", metavar="METHOD", help="method that gains are measured from (kd)")
-    parser.add_argument("--format", default="text", choices=list(FORMATS), help="of the table (text)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the terminal")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the learning curves (.png, .pdf or .svg)")
-    opt = parser.parse_args()
-    cells, unfinished = read_cells(opt.save_folder, opt.dataset)
-    if unfinished:
-        print(f"note: {len(unfinished)} unfinished runs are left out, {unfinished[0]} for instance", file=sys.stderr)
-    if not cells:
-        raise UserError(f"no finished run on {opt.dataset} below {opt.save_folder}; see --save_folder and --dataset")
-    text = FORMATS[opt.format](*table(cells, opt.select, opt.over))
-    if opt.out:
-        opt.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(opt.out, text.encode())
-        print(f"table in {opt.out}")
-    else:
-        print(text, end="")
+    """Read the command line, draw the figures, print or write the table or the page."""
+    opt = read_options(sys.argv[1:])
+    if opt.watch is not None:
+        watch(opt)
+    runs = read_runs(opt.save_folder, opt.dataset, opt.runs or ("*",))
+    if runs.running and not opt.page:
+        example = runs.running[0].folder
+        print(f"note: unfinished runs, left out: {len(runs.running)}, {example} for instance", file=sys.stderr)
+    if not runs.cells:
+        raise UserError(
+            f"no finished run on {opt.dataset} below {opt.save_folder}; see --save_folder, --dataset and --runs"
+        )
+    drawn: list[Drawn] = []
+    if opt.figures:
+        laboratory = Laboratory(opt, best=opt.select == "best")
+        drawn, notes = draw_all(runs.cells, opt.draw or KINDS, opt.figures, laboratory, opt.select)
+        opt.notes += notes
+    for note in [*runs.notes, *opt.notes]:
+        print(f"note: {note}", file=sys.stderr)
     if opt.figure:
-        draw_curves(cells, opt.figure)
-        print(f"learning curves in {opt.figure}")
+        draw_curves(runs.cells, opt.figure)
+    put(opt, render(opt, runs, drawn))
+    for what, where in (("page" if opt.page else "table", opt.out), ("learning curves", opt.figure)):
+        if where:
+            print(f"{what} in {where}")
+    if opt.figures:
+        print(f"{len(drawn)} figures in {opt.figures}")
 
 
 if __name__ == "__main__":

@@ -249,7 +249,16 @@ class LocalDenseLogitRelations(LogitDistiller):
         constants = {"epsilon": epsilon, "delta": delta, "decay": decay, "adw": adw}
         self.loss = LDRLD(1.0, 1.0, k, self.temperature, topk_from=topk_from, form=form, **constants)
 
+    def matrices(self) -> dict[str, Tensor]:
+        """The weights of the pairs (k, k), by the ranks of both classes."""
+        return {"weight of a pair by the ranks of its classes": self.loss.pair_weights}
+
     def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:
         """The terms `local` and `rest`."""
         local, rest = self.loss.terms(pair.student, pair.teacher, pair.temperature)
         return {"local": local, "rest": rest}
+
+    def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Whether the label is among the student's k largest logits, besides what the transforms tell."""
+        inside = (logits.topk(self.loss.k, dim=1).indices == target.unsqueeze(1)).any(1)
+        return {**super().test_figures(logits, target), "label_in_topk": inside.to(logits.dtype)}

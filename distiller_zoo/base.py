@@ -319,6 +319,10 @@ class Distiller(nn.Module):
         """What is learned besides the networks, by name, for the epoch's line in metrics.jsonl."""
         return {name: value for change in self.transforms for name, value in change.figures().items()}
 
+    def matrices(self) -> dict[str, Tensor]:
+        """Constants of the loss that are worth a look, (M, N) by what they are; reports draw them."""
+        return {}
+
     def test_figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """What is measured on the test set besides accuracy and cross-entropy.
 

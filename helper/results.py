@@ -1,16 +1,15 @@
-"""Finished runs read back: grouped by setting, compared over trials, beside published figures."""
+"""Runs read back: finished ones grouped by setting, compared over trials, beside published figures."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from scipy import stats
 
 from distiller_zoo import registry
 
@@ -22,7 +21,46 @@ SELECTIONS = {"last": "test_acc", "best": "best_acc"}  # of a summary
 FEWEST_TRIALS = 3  # that a test of a difference takes
 # what two settings must share to be compared, besides the student's network
 SCHEDULE = ("dataset", "epochs", "batch_size", "subset", "precision")
+NEEDED = {"dataset": str, "epochs": int, "trial": str}  # of options.json
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 PUBLISHED = Path(__file__).with_name("published.json")
+
+
+@dataclass
+class Record:
+    """One run as its folder tells of it.
+
+    Attributes:
+        folder: of the run.
+        options: of options.json.
+        rows: of metrics.jsonl, pre-training stages included.
+        summary: of summary.json; None while the run is not finished.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+
+    @property
+    def trial(self) -> str:
+        """Name of the trial."""
+        return str(self.options["trial"])
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The rows of the main training, which alone have a test accuracy."""
+        return [row for row in self.rows if "test_acc" in row]
+
+    @property
+    def state(self) -> str:
+        """How far it is, for a run that is not finished."""
+        if not self.rows:
+            return f"no epoch of {self.options['epochs']} done"
+        row = self.rows[-1]
+        if "stage" in row:
+            return f"epoch {row['epoch']} of stage {row['stage']}"
+        return f"epoch {row['epoch']} of {self.options['epochs']}, test acc {row['test_acc']:.2f}"
 
 
 @dataclass
@@ -32,18 +70,22 @@ class Cell:
     Attributes:
         label: network, method and weights; unique among the cells read together.
         options: those that all of them share.
-        summaries: one per run.
-        trials: their names.
-        curves: the rows of metrics.jsonl with a test accuracy, one list per run.
-        folders: of the runs.
+        runs: finished ones, in the order in which they finished.
     """
 
     label: str
     options: dict[str, Any]
-    summaries: list[dict[str, Any]] = field(default_factory=list)
-    trials: list[str] = field(default_factory=list)
-    curves: list[list[dict[str, Any]]] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
+    runs: list[Record] = field(default_factory=list)
+
+    @property
+    def summaries(self) -> list[dict[str, Any]]:
+        """One per run."""
+        return [run.summary for run in self.runs]
+
+    @property
+    def curves(self) -> list[list[dict[str, Any]]]:
+        """One per run, see `Record.curve`."""
+        return [run.curve for run in self.runs]
 
     @property
     def student(self) -> str:
@@ -91,48 +133,130 @@ def label_of(options: dict[str, Any]) -> str:
     return f"{options['model_s']}, {options['distill']} {weights}{transforms}"
 
 
-def read_cells(save_folder: Path, dataset: str) -> tuple[list[Cell], list[Path]]:
-    """Group the finished runs below a save folder.
+@dataclass
+class Runs:
+    """What lies below a save folder.
+
+    Attributes:
+        cells: a cell per setting, in the order in which its first run finished.
+        running: runs without a summary: still at work, or cut off.
+        notes: on what was left out.
+    """
+
+    cells: list[Cell]
+    running: list[Record]
+    notes: list[str]
+
+
+def read_runs(save_folder: Path, dataset: str, patterns: Sequence[str] = ("*",)) -> Runs:
+    """Read the runs below a save folder and group the finished ones by setting.
 
     Args:
         save_folder: `--save_folder` of the runs.
         dataset: only runs on this one.
-
-    Returns:
-        A cell per setting, in the order in which its first run finished, and the folders of unfinished runs.
+        patterns: only runs whose folder's name fits one of these, with the wildcards of a shell.
 
     Raises:
-        UserError: a file of a run is damaged.
+        UserError: a file of a finished run is damaged or of an older version, or two runs are the same one.
     """
+    folders = [path.parent for kind in FOLDERS for path in (save_folder / kind).glob("*/options.json")]
+    folders = [folder for folder in folders if any(fnmatch.fnmatchcase(folder.name, pattern) for pattern in patterns)]
+    finished = [folder for folder in folders if (folder / "summary.json").exists()]
     cells: dict[str, Cell] = {}
-    runs = [path.parent for kind in FOLDERS for path in (save_folder / kind).glob("*/options.json")]
-    finished = [folder for folder in runs if (folder / "summary.json").exists()]
-    for folder in sorted(finished, key=lambda folder: (folder / "summary.json").stat().st_mtime):
+    for folder in sorted(finished, key=_finished_at):
         try:
-            _read_run(folder, dataset, cells)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder} is damaged ({reason}); delete it or run it again") from None
+            record = _read_record(folder, finished=True)
+        except _DAMAGE as error:
+            raise UserError(f"{folder} is damaged{_reason(error)}; delete it or run it again") from None
+        if record.options["dataset"] == dataset:
+            _enter(record, cells)
     tell_apart(list(cells.values()))
-    return list(cells.values()), [folder for folder in runs if folder not in finished]
+    running, notes = _read_running([folder for folder in folders if folder not in finished], dataset)
+    return Runs(list(cells.values()), running, notes)
 
 
-def _read_run(folder: Path, dataset: str, cells: dict[str, Cell]) -> None:
-    """Enter a finished run into its cell."""
-    options = json.loads((folder / "options.json").read_text())
-    summary = json.loads((folder / "summary.json").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    if options["dataset"] != dataset:
-        return
-    setting = {key: value for key, value in options.items() if key not in (*INCIDENTAL, "trial", "seed")}
-    cell = cells.setdefault(json.dumps(setting, sort_keys=True), Cell(label_of(options), setting))
-    for figure in (*SELECTIONS.values(), "images_per_second"):
+def _finished_at(folder: Path) -> float:
+    try:
+        return (folder / "summary.json").stat().st_mtime
+    except OSError:  # deleted since
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f" or of an older version (no {error})"
+    return f" ({' '.join(str(error).split())})"
+
+
+def _load(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: the text is none; names the file.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return content
+
+
+def _read_record(folder: Path, finished: bool) -> Record:
+    """The run of a folder; of one that is not finished, metrics.jsonl may be absent."""
+    path = folder / "options.json"
+    options = _load(path, path.read_text(encoding="utf-8"))
+    for key, kind in NEEDED.items():
+        if not isinstance(options[key], kind):
+            raise TypeError(f"options.json: {key} is {options[key]!r}")
+    label_of(options)
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if finished or path.exists() else ""
+    rows = [_load(path, line) for line in text.splitlines()]
+    for row in rows:
+        int(row["epoch"])
+        float(row["train_loss" if "stage" in row else "test_acc"])
+    epochs = sum("test_acc" in row for row in rows)
+    if finished and epochs != options["epochs"]:
+        raise ValueError(f"metrics.jsonl has {epochs} of {options['epochs']} epochs")
+    path = folder / "summary.json"
+    summary = _load(path, path.read_text(encoding="utf-8")) if finished else None
+    for figure in (*SELECTIONS.values(), "images_per_second") if finished else ():
         float(summary[figure])
-    cell.summaries.append(summary)
-    cell.trials.append(str(options["trial"]))
-    # the rows of pre-training stages have no test accuracy
-    cell.curves.append([row for row in rows if "test_acc" in row])
-    cell.folders.append(folder)
+    return Record(folder, options, rows, summary)
+
+
+def _enter(record: Record, cells: dict[str, Cell]) -> None:
+    """Put a finished run into the cell of its setting.
+
+    Raises:
+        UserError: the cell has a run of the same trial and seed.
+    """
+    setting = {key: value for key, value in record.options.items() if key not in (*INCIDENTAL, "trial", "seed")}
+    cell = cells.setdefault(json.dumps(setting, sort_keys=True), Cell(label_of(setting), setting))
+    for other in cell.runs:
+        if (other.trial, other.options.get("seed")) == (record.trial, record.options.get("seed")):
+            raise UserError(
+                f"{other.folder} and {record.folder} are the same trial of the same setting; move one of them away"
+            )
+    cell.runs.append(record)
+
+
+def _read_running(folders: Sequence[Path], dataset: str) -> tuple[list[Record], list[str]]:
+    """The runs without a summary, by the name of their folder, and notes on what cannot be read."""
+    running, notes = [], []
+    for folder in sorted(folders):
+        if any(folder.glob("*.pth")) and not (folder / "resume.pth").exists():
+            continue  # checkpoints that were copied there, no run
+        try:
+            record = _read_record(folder, finished=False)
+        except _DAMAGE as error:
+            notes.append(f"{folder} has no summary and is damaged{_reason(error)}: left out")
+            continue
+        if record.options["dataset"] == dataset:
+            running.append(record)
+    return running, notes
 
 
 def tell_apart(cells: Sequence[Cell]) -> None:
@@ -142,7 +266,13 @@ def tell_apart(cells: Sequence[Cell]) -> None:
         keys = sorted({key for cell in alike for key in cell.options})
         differing = [key for key in keys if len({str(cell.options.get(key)) for cell in alike}) > 1]
         for cell in alike:
-            cell.label = " ".join([label, *(f"{key} {cell.options.get(key)}" for key in differing)])
+            cell.label = " ".join([label, *(f"{key} {_short(cell.options.get(key))}" for key in differing)])
+
+
+def _short(value: Any) -> str:
+    """An option's value; of a digest, the beginning."""
+    text = str(value)
+    return text if len(text) < 40 else f"{text[:12]}..."
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -173,14 +303,18 @@ class Gain:
 
 def gain(cell: Cell, baseline: Cell, key: str) -> Gain | None:
     """A figure's gain over a baseline over the trials that both have; None where there are none."""
-    ours = dict(zip(cell.trials, cell.values(key), strict=True))
-    theirs = dict(zip(baseline.trials, baseline.values(key), strict=True))
-    common = sorted(set(ours) & set(theirs))
+    # a trial may have been run with several seeds
+    ours, theirs = (
+        {(run.trial, run.options.get("seed")): run.summary[key] for run in c.runs} for c in (cell, baseline)
+    )
+    common = sorted(set(ours) & set(theirs), key=str)
     if not common:
         return None
     differences = [ours[trial] - theirs[trial] for trial in common]
     p = None
     if len(common) >= FEWEST_TRIALS and len(set(differences)) > 1:
+        from scipy import stats  # only here: most tables have fewer trials
+
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return Gain(statistics.mean(differences), len(common), p)
 
@@ -213,3 +347,9 @@ def published(cell: Cell) -> dict[str, Any] | None:
         `accuracy` in percent, `evidence`, how the figure was seen, and `source`; None where none is known.
     """
     return _published().get((cell.options["dataset"], cell.pair, cell.method))
+
+
+def known_log_prior(summary: Mapping[str, Any]) -> float | None:
+    """The log prior that a run ended with, as a student or as a teacher; None for one without evidence."""
+    values = (summary.get("log_prior_s"), summary.get("log_prior"))
+    return next((float(value) for value in values if type(value) in (int, float)), None)

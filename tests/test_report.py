@@ -2,26 +2,18 @@
 
 import csv
 import json
+import signal
 import sys
 
 import pytest
+from made_runs import make_run, three_methods, write_rows
 from scipy import stats
 
 import report
 from distiller_zoo import registry, transform_registry
-from helper.errors import run_command
+from helper.errors import Interrupted, run_command
 from helper.results import PUBLISHED, method_name
 from models import model_dict
-
-
-def make_run(folder, trial, accuracies, **options):
-    folder.mkdir(parents=True)
-    options = {"dataset": "cifar100", "epochs": len(accuracies), "trial": trial, "seed": int(trial), **options}
-    (folder / "options.json").write_text(json.dumps(options))
-    rows = "".join(json.dumps({"epoch": i, "test_acc": acc}) + "\n" for i, acc in enumerate(accuracies, start=1))
-    (folder / "metrics.jsonl").write_text(rows)
-    summary = {"test_acc": accuracies[-1], "best_acc": max(accuracies), "images_per_second": 100.0, "teacher_acc": 72.3}
-    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 def run_report(monkeypatch, capsys, *words):
@@ -56,9 +48,11 @@ def test_stages_have_no_accuracy(tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_to_report(tmp_path, monkeypatch, capsys):
-    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
-    assert code == 2
-    assert out.err.startswith("error: no finished run on cifar100")
+    for folder in (tmp_path, tmp_path / "student_model"):
+        folder.mkdir(exist_ok=True)
+        code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+        assert code == 2
+        assert out.err.startswith("error: no finished run on cifar100")
 
 
 def test_a_figure_that_cannot_be_drawn(tmp_path, monkeypatch, capsys):
@@ -76,15 +70,6 @@ def test_damaged_runs_are_named(tmp_path, monkeypatch, capsys, damage):
     code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
     assert code == 2
     assert "plain is damaged" in out.err
-
-
-def three_methods(folder):
-    """kd, ldrld and labels, three trials each, of resnet56 -> resnet20."""
-    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0}
-    for trial, (kd, ldrld, labels) in enumerate([(60, 62, 50), (61, 64, 52), (62, 63, 51)], start=1):
-        make_run(folder / "student_model" / f"kd{trial}", str(trial), [kd + 1.0, kd], distill="kd", b=None, **pair)
-        make_run(folder / "student_model" / f"ld{trial}", str(trial), [1.0, ldrld], distill="ldrld", b=7.0, **pair)
-        make_run(folder / "models" / f"plain{trial}", str(trial), [2.0, labels], model="resnet20")
 
 
 def test_gains_are_paired_by_trial(tmp_path, monkeypatch, capsys):
@@ -144,7 +129,7 @@ def test_unfinished_runs_are_left_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "student_model" / "kd2" / "summary.json").unlink()
     code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
     assert code == 0
-    assert "note: 1 unfinished runs are left out" in out.err
+    assert "note: unfinished runs, left out: 1, " in out.err
     assert "61.00 ± 1.41" in out.out
 
 
@@ -179,3 +164,135 @@ def test_every_published_figure_has_its_source():
         assert 40 < entry["accuracy"] < 90
         assert entry["source"]
         assert entry["evidence"]
+
+
+def refusal(monkeypatch, capsys, folder, *words):
+    """The one line with which a report ends that cannot be made."""
+    code, out = run_report(monkeypatch, capsys, "--save_folder", folder, *words)
+    lines = out.err.splitlines()
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "metrics.jsonl").write_text('{"epoch": 1, "test_'), "metrics.jsonl: "),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "No such file"),
+        (lambda folder: write_rows(folder, [{"epoch": 1, "test_acc": 60.0}]), "metrics.jsonl has 1 of 2 epochs"),
+        (lambda folder: (folder / "summary.json").write_text('{"test_acc": 1.0}'), "older version (no 'best_acc')"),
+        (lambda folder: (folder / "options.json").write_text('{"dataset": "cifar100"}'), "older version (no 'epochs')"),
+        (lambda folder: (folder / "options.json").write_text('{"dataset": 3}'), "dataset is 3"),
+    ],
+)
+def test_half_written_and_older_runs_are_named(tmp_path, monkeypatch, capsys, damage, words):
+    damage(make_run(tmp_path / "models" / "plain", "1", [60.0, 61.0], model="resnet20"))
+    line = refusal(monkeypatch, capsys, tmp_path)
+    assert f"{tmp_path / 'models' / 'plain'} is damaged" in line
+    assert words in line
+
+
+def test_a_damaged_unfinished_run_is_noted(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    (make_run(tmp_path / "models" / "half", "9", [1.0], finished=False) / "options.json").write_text('{"data')
+    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert code == 0
+    assert "note: " in out.err
+    assert "half has no summary and is damaged" in out.err
+
+
+def test_a_copied_run_is_no_second_trial(tmp_path, monkeypatch, capsys):
+    for name in ("one", "copy"):
+        make_run(tmp_path / "models" / name, "1", [60.0], model="resnet20")
+    assert "are the same trial of the same setting" in refusal(monkeypatch, capsys, tmp_path)
+
+
+def test_a_teacher_that_ships_is_no_unfinished_run(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    folder = make_run(tmp_path / "models" / "shipped", "0", [], finished=False, model="resnet20")
+    (folder / "metrics.jsonl").unlink()
+    (folder / "ckpt_epoch_20.pth").touch()
+    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert code == 0
+    assert not out.err
+
+
+def test_runs_are_chosen_by_name(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--format", "csv", "--runs", "ld*, plain1")
+    rows = list(csv.reader(out.out.splitlines()))[1:]
+    assert sorted(row[2] for row in rows) == ["1", "3"]
+    assert "see --save_folder, --dataset and --runs" in refusal(monkeypatch, capsys, tmp_path, "--runs", "nothing")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--format", "html"], "--format html needs --out"),
+        (["--watch", "0"], "--watch 0.0 must be at least 0.1"),
+        (["--watch", "--figures", "x"], "--watch goes without"),
+        (["--draw", "tsne"], "--draw has no effect without --figures"),
+        (["--figures", "x", "--draw", "tsn"], "did you mean tsne?"),
+        (["--figures", "x", "--classes", "100"], "--classes 100 is not between 0 and 99"),
+        (["--figures", "x", "--classes", "a"], "'a' is no list of classes"),
+        (["--figures", "x", "--path_t", "nowhere/t.pth"], "no teacher at nowhere/t.pth"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, monkeypatch, capsys, words, expected):
+    three_methods(tmp_path)
+    assert expected in refusal(monkeypatch, capsys, tmp_path, *words)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_save_folder_that_is_none(tmp_path, monkeypatch, capsys):
+    assert "is no folder" in refusal(monkeypatch, capsys, tmp_path / "nowhere")
+
+
+def test_watching_shows_runs_at_work(tmp_path, monkeypatch, capsys):
+    """It waits for a first run, shows one that is at work, whose accuracy is in no mean, and outlives a damaged one."""
+    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0, "distill": "kd", "b": None}
+    folder = tmp_path / "student_model"
+    steps = [
+        lambda: make_run(folder / "kd1", "1", [50.0, 60.0], **pair),
+        lambda: make_run(folder / "kd2", "2", [10.0], finished=False, **{**pair, "epochs": 2}),
+        lambda: (folder / "kd1" / "summary.json").write_text("{"),
+    ]
+    shown = []
+
+    def sleep(seconds):
+        shown.append(capsys.readouterr().out)
+        assert seconds == 3
+        if not steps:
+            raise Interrupted(signal.SIGINT)
+        steps.pop(0)()
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--watch", "3")
+    assert code == 128 + signal.SIGINT
+    assert out.err.startswith("stopped by SIGINT")
+    assert "no run on cifar100" in shown[0]
+    assert "60.00" in shown[1]
+    assert "unfinished" not in shown[1]
+    row = next(line for line in shown[2].splitlines() if line.startswith("resnet20, kd"))
+    assert row.split()[-7:-4] == ["1", "60.00", "-"]
+    assert "unfinished: resnet20, kd -r 1 -a 1, trial 2: epoch 1 of 2, test acc 10.00" in shown[2]
+    assert "kd1 is damaged" in shown[3]
+
+
+def test_a_watched_file_is_rewritten_until_a_signal(tmp_path, stop_when):
+    three_methods(tmp_path)
+    path, added = tmp_path / "table.csv", []
+
+    def second_version():
+        if path.exists() and not added:
+            added.append(make_run(tmp_path / "models" / "new", "1", [33.25], model="resnet8"))
+        return bool(added) and "33.25" in path.read_text()
+
+    words = ["--save_folder", tmp_path, "--format", "csv", "--out", path, "--watch", "0.2"]
+    done = stop_when(second_version, signal.SIGINT, "report", *words)
+    assert done.code == 128 + signal.SIGINT
+    assert "Traceback" not in done.err
+    assert "4 settings, 0 unfinished runs" in done.out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "student_model", "table.csv"]
