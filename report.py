@@ -82,7 +82,9 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
     # what the steps that are shared with training also read
-    parser.set_defaults(precision="auto", compile=False, tf32=False, batch_size=1, subset=None, seed=0, notes=[])
+    of_data = ("image_size", "mean", "std", "memory_budget", "skip_bad_images", "num_workers", "val_split", "subset")
+    parser.set_defaults(**dict.fromkeys(of_data), precision="auto", compile=False, tf32=False, batch_size=1, quiet=True)
+    parser.set_defaults(seed=0, notes=[])
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -108,7 +110,8 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     for kind in opt.draw or ():
         if kind not in KINDS:
             raise UserError(f"unknown figure {kind} (--draw); {nearest(kind, list(KINDS))}")
-    check_classes(opt.classes or (), opt.dataset)
+    if opt.classes:
+        check_classes(opt.classes, opt.dataset, opt.data_folder)
     if opt.path_t is not None:
         check_teacher_file(opt.path_t)
     if not opt.save_folder.is_dir() and opt.watch is None:

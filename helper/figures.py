@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dataset import dataset_dict
 from distiller_zoo import LogitDistiller, Shapes, registry
 from distiller_zoo.base import Distiller
 
@@ -113,17 +114,12 @@ def _matrices(cell: Cell) -> dict[str, Tensor]:
     if method is None or not issubclass(method.build, LogitDistiller):
         return {}
     options = {option.name: cell.options[option.name] for option in method.options() if option.name in cell.options}
+    classes = cell.options.get("classes", dataset_dict[cell.options["dataset"]].classes)
     try:
-        distiller: Distiller = method.build(Shapes([], [], classes=_classes(cell), samples=0), **options)
+        distiller: Distiller = method.build(Shapes([], [], classes=classes, samples=0), **options)
     except (ValueError, TypeError):  # options of another version
         return {}
     return distiller.matrices()
-
-
-def _classes(cell: Cell) -> int:
-    from dataset import dataset_dict
-
-    return dataset_dict[cell.options["dataset"]].classes
 
 
 def loss_matrices(cell: Cell) -> Figure | None:

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dataset import Data, MemoryLoader, dataset_dict
+from dataset import Data, DataError, Loader, look
 from distiller_zoo import Needs, Shapes, transform_registry
 from distiller_zoo.base import LogitPair, Output
 from distiller_zoo.evidence import log_alpha
@@ -25,7 +25,7 @@ from .errors import UserError
 from .plots import COLOURS, legend_below, one_axes, point_style
 from .precision import Precision
 from .results import Cell, Record, known_log_prior
-from .setup import choose_precision, load_data
+from .setup import choose_precision, load_data, with_input_of
 from .teacher import Teacher, check_teacher_file
 
 TRAINING_IMAGES = 10_000  # at most, whose teacher's rows are looked at
@@ -56,47 +56,61 @@ class Laboratory:
     """Loads data and teachers when they are first needed, and keeps them.
 
     Args:
-        opt: with `dataset`, `data_folder`, `device`, `precision`, `path_t`, `classes` and `notes`, which grows.
+        opt: with the flags of data sets (`helper.options.add_data`), `device`, `precision`, `path_t`, `classes` and
+            `notes`, which grows.
         best: take the best checkpoints in place of the last.
     """
 
     def __init__(self, opt: argparse.Namespace, best: bool):
         self.opt, self.kind = opt, "best" if best else "last"
-        self._outputs: dict[tuple[str, str], Outputs] = {}
+        self._outputs: dict[tuple[str, str, int], Outputs] = {}
+        self._data: dict[tuple, Data] = {}
 
     @cached_property
     def precision(self) -> Precision:
         """Where and how networks run."""
         return choose_precision(self.opt)
 
-    @cached_property
-    def data(self) -> Data:
-        """The data set.
+    def data(self, options: Mapping[str, Any]) -> Data:
+        """The data set as a run saw it.
 
         Raises:
             UserError: it is absent or malformed.
         """
-        return load_data(self.opt, self.precision)
+        stored = {name: options.get(name) for name in ("image_size", "mean", "std")}
+        as_it_was = {name: tuple(value) for name, value in stored.items() if value is not None}
+        key = tuple(as_it_was.items())
+        if key not in self._data:
+            self._data[key] = load_data(argparse.Namespace(**{**vars(self.opt), **as_it_was}), self.precision)
+        return self._data[key]
 
-    @property
-    def chosen_classes(self) -> list[int]:
+    def chosen_classes(self, count: int) -> list[int]:
         """Those of `--classes`, or ten that are spread over all."""
-        count = dataset_dict[self.opt.dataset].classes
         return self.opt.classes or list(range(0, count, math.ceil(count / 10)))
 
-    def run_network(self, model: str, path: Path, features: bool, split: str = "test") -> Outputs:
+    def run_network(self, side: str, path: Path, options: Mapping[str, Any], split: str = "test") -> Outputs:
         """What a checkpoint gives for the test images or the first training images, unaugmented.
+
+        Args:
+            side: `s`, the run's student, whose features are wanted, too, or `t`, its teacher.
+            path: the checkpoint.
+            options: of the run.
+            split: `test` or `train`.
 
         Raises:
             UserError: the checkpoint cannot be loaded.
         """
-        loader = self.data.test if split == "test" else self.data.train.plain()
-        network = load_network(model, path, self.data.classes)
-        run = Teacher(network, Needs(features="last" if features else "none"), self.precision)
+        data = self.data(options)
+        loader = data.test if split == "test" else data.train.plain()
+        name, features = str(options.get(f"model_{side}", options.get("model"))), side == "s"
+        size = options.get(f"size_{side}", options.get("size"))
+        network = load_network(name, path, data.classes, size, options.get(f"taps_{side}", ()))
+        rows = network.get_classifier().weight.detach().float().cpu() if features else None
+        needs = Needs(features="last" if features else "none")
+        run = Teacher(with_input_of(network, loader), needs, self.precision)
         logits, target, pooled = _collect(run, loader, TRAINING_IMAGES if split == "train" else loader.samples)
         if not logits.isfinite().all():
             raise UserError(f"{path} gives logits that are not finite")
-        rows = network.get_classifier().weight.detach().float().cpu() if features else None
         return Outputs(logits, target, run.digest, pooled, rows)
 
     def teacher_outputs(self, options: Mapping[str, Any], split: str = "test") -> Outputs:
@@ -106,16 +120,17 @@ class Laboratory:
             UserError: its file is missing or cannot be loaded.
         """
         path = self.opt.path_t or str(options["path_t"])
-        if (path, split) not in self._outputs:
+        key = path, split, id(self.data(options))
+        if key not in self._outputs:
             check_teacher_file(path)
-            self._outputs[path, split] = self.run_network(str(options["model_t"]), Path(path), False, split)
-        found = self._outputs[path, split]
+            self._outputs[key] = self.run_network("t", Path(path), options, split)
+        found = self._outputs[key]
         if found.digest != options.get("teacher_sha256", found.digest):
             raise UserError(f"{path} is not the teacher that the run had; name that one with --path_t")
         return found
 
 
-def _collect(run: Teacher, loader: MemoryLoader, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _collect(run: Teacher, loader: Loader, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Logits, labels and pooled vectors of the first images."""
     outputs: list[Output] = []
     targets: list[Tensor] = []
@@ -151,7 +166,7 @@ class Subject:
             UserError: its checkpoint is missing or cannot be loaded.
         """
         path = self.run.folder / f"{self.student}_{self.laboratory.kind}.pth"
-        return self.laboratory.run_network(self.student, path, features=True)
+        return self.laboratory.run_network("s", path, self.run.options)
 
     def teacher(self, split: str = "test") -> Outputs | None:
         """The teacher's; None where the student has none.
@@ -167,7 +182,8 @@ def features(subject: Subject) -> Figure:
     """t-SNE of the student's pooled test features, some classes."""
     from sklearn.manifold import TSNE  # only here: training needs no scikit-learn
 
-    classes, outputs = subject.laboratory.chosen_classes, subject.outputs
+    outputs = subject.outputs
+    classes = subject.laboratory.chosen_classes(outputs.logits.shape[1])
     members = [(outputs.target == label).nonzero().squeeze(1)[:POINTS_PER_CLASS] for label in classes]
     points = outputs.features[torch.cat(members)].numpy()
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
@@ -280,13 +296,16 @@ def moved_labels(subject: Subject) -> Figure | None:
     return figure
 
 
-def check_classes(classes: Sequence[int], dataset: str) -> None:
+def check_classes(classes: Sequence[int], dataset: str, data_folder: str) -> None:
     """Refuse classes that the data set has not.
 
     Raises:
-        UserError: names the first one.
+        UserError: names the first one, or says that the data set is absent.
     """
-    count = dataset_dict[dataset].classes
+    try:
+        count = look(dataset, data_folder).classes
+    except DataError as error:
+        raise UserError(str(error)) from None
     for label in classes:
         if not 0 <= label < count:
             raise UserError(f"--classes {label} is not between 0 and {count - 1}, the classes of {dataset}")
