@@ -129,7 +129,7 @@ class Block(nn.Module):
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Rates that grow linearly from 0 in the first of `depth` blocks to `rate` in the last."""
-    return torch.linspace(0, rate, depth).tolist()
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def as_map(tokens: Tensor, height: int, extra: int = 0) -> Tensor:

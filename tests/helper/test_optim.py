@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helper.optim import DOT, backward
+from helper.optim import DOT, backward, decayed_and_other, make_optimizer
 
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -68,3 +68,26 @@ def test_the_scaler_multiplies_the_loss():
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     backward(torch.optim.SGD([p], lr=0.1), (p**2).sum(), (5 * p).sum(), scaler)
     assert p.grad.item() == pytest.approx(8 * 7.0)
+
+
+def test_adamw_spares_biases_and_norms():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Conv2d(3, 4, 1))
+    module.token = torch.nn.Parameter(torch.zeros(1, 1, 3))
+    module.frozen = torch.nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+    decayed, others = decayed_and_other(module)
+    assert {id(p) for p in decayed} == {id(p) for p in (module[0].weight, module[2].weight, module.token)}
+    assert {id(p) for p in others} == {id(p) for p in (module[0].bias, *module[1].parameters(), module[2].bias)}
+    optimizer = make_optimizer("adamw", module, lr=0.1, momentum=0.9, weight_decay=0.05)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+    # a step without gradients but their zeros shrinks what is decayed by lr·wd, and nothing else
+    before = [p.detach().clone() for p in (module[0].weight, module[0].bias)]
+    for parameter in (*decayed, *others):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(module[0].weight, before[0] * (1 - 0.1 * 0.05))
+    assert torch.equal(module[0].bias, before[1])
+
+
+def test_sgd_decays_everything():
+    optimizer = make_optimizer("sgd", torch.nn.Linear(2, 2), lr=0.1, momentum=0.9, weight_decay=0.05)
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(2, 0.05)]

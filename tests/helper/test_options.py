@@ -1,11 +1,13 @@
 """What a command line resolves to."""
 
+import re
+
 import pytest
 
 from distiller_zoo import registry, transform_registry
 from distiller_zoo.base import constructor_options
 from helper.errors import UserError
-from helper.options import student_options, teacher_options
+from helper.options import name_suffix, student_options, teacher_options
 
 
 def settings(arguments: str) -> dict:
@@ -54,3 +56,65 @@ def test_what_counts_epochs_says_so():
 def test_bad_scales(value):
     with pytest.raises(UserError, match="--scale_epochs"):
         student_options(["--scale_epochs", value])
+
+
+def test_transformers_have_a_recipe_of_their_own():
+    opt = student_options(["--distill", "lg", "--model_s", "deit_ti"])[0]
+    assert (opt.optimizer, opt.lr_schedule, opt.lr_end, opt.weight_decay) == ("adamw", "cosine", 0.01, 0.05)
+    assert (opt.learning_rate, opt.batch_size, opt.epochs, opt.warmup_epochs) == (5e-4, 128, 300, 20)
+    assert not opt.differs
+    changed = student_options(
+        ["--distill", "lg", "--model_s", "deit_ti", "--lr_schedule", "step", "--optimizer", "sgd", "--momentum", "0.5"]
+    )[0]
+    assert (changed.optimizer, changed.lr_schedule, changed.momentum) == ("sgd", "step", 0.5)
+    assert {"optimizer", "lr_schedule", "momentum"} <= set(changed.differs)
+
+
+def test_convolutional_networks_keep_theirs():
+    opt = student_options(["--model_s", "resnet8"])[0]
+    assert (opt.optimizer, opt.lr_schedule, opt.lr_decay_epochs) == ("sgd", "step", (150, 180, 210))
+    assert opt.lr_end is None
+    opt = student_options(
+        ["--model_s", "resnet8", "--optimizer", "adamw", "--lr_schedule", "cosine", "--learning_rate", "1e-3"]
+    )[0]
+    assert opt.lr_decay_epochs == ()
+    assert opt.differs == {"learning_rate": 1e-3, "optimizer": "adamw", "lr_schedule": "cosine"}
+
+
+def test_sizes_and_taps_are_part_of_the_name():
+    opt = student_options(
+        ["--model_s", "timm:resnet18", "--size_s", "48", "--size_t", "24", "--taps_s", "layer1,layer2"]
+    )[0]
+    assert name_suffix(opt) == "_size_s-48_size_t-24_taps_s-layer1-layer2"
+
+
+def test_torchvisions_name_of_a_network_that_is_here():
+    assert student_options(["--model_s", "torchvision:resnet18"])[0].model_s == "imagenet_ResNet18"
+    assert teacher_options(["--model", "torchvision:resnet18"]).model == "imagenet_ResNet18"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--lr_schedule cosine --lr_decay_epochs 3", "--lr_decay_epochs has no effect with --lr_schedule cosine"),
+        ("--model_s deit_ti --lr_decay_rate 0.5", "--lr_decay_rate has no effect"),
+        ("--model_s deit_ti --momentum 0.5", "--momentum has no effect with --optimizer adamw"),
+        ("--lr_end 0.1", "--lr_end has no effect with --lr_schedule step"),
+        ("--lr_schedule cosine --lr_end 2", "--lr_end 2.0 must be at least 0 and at most 1"),
+        ("--model_s resnet8 --drop_path 0.1", "--drop_path has no effect on resnet8"),
+        ("--model_s deit_ti --drop_path 1.5", "--drop_path 1.5 must be"),
+        ("--size_s 0", "--size_s 0 must be at least 1"),
+        ("--size_t -3", "--size_t -3 must be at least 1"),
+        ("--model_s deit_tiny", "unknown model deit_tiny; did you mean deit_ti"),
+        ("--distill attention --model_s deit_ti_distilled", "learns from the teacher's logits: give -a above 0"),
+        ("--distill mlkd --model_s deit_ti_distilled", "two views"),
+    ],
+)
+def test_what_has_no_effect_or_no_sense(arguments, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        student_options(arguments.split())
+
+
+def test_a_network_that_needs_a_teacher():
+    with pytest.raises(UserError, match="learns from a teacher"):
+        teacher_options(["--model", "deit_ti_distilled"])

@@ -1,12 +1,13 @@
 """Learning rates against the official helpers."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from helper.schedule import Schedule
+from helper.schedule import CosineSchedule, Schedule
 
 GOLDEN = Path(os.environ.get("GOLDEN", Path(__file__).parent.parent / "golden"))
 SCHEDULES = [
@@ -45,3 +46,24 @@ def test_base_rate_is_reached_after_the_warmup():
 @pytest.mark.parametrize("warmup", [0, 1])
 def test_no_warmup(warmup):
     assert Schedule(0.1, (), 0.1, warmup).rate(1) == 0.1
+
+
+def test_cosine_by_hand():
+    schedule = CosineSchedule(5e-4, epochs=300, warmup_epochs=20, end=0.01)
+    for epoch in (21, 100, 151, 300):
+        turned = (1 + math.cos(math.pi * (epoch - 1) / 300)) / 2
+        assert schedule.rate(epoch) == pytest.approx(5e-6 + (5e-4 - 5e-6) * turned)
+    assert schedule.rate(1) == pytest.approx(5e-7)
+    rates = [schedule.rate(epoch) for epoch in range(1, 301)]
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(5e-6, rel=0.01)
+    # in the warm-up, a factor that grows by equal steps
+    plain = CosineSchedule(5e-4, epochs=300)
+    factors = [schedule.rate(epoch) / plain.rate(epoch) for epoch in range(1, 22)]
+    assert factors == pytest.approx([0.001 + 0.999 * done / 20 for done in range(21)])
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_cosine_without_warmup(warmup):
+    assert CosineSchedule(0.1, epochs=4, warmup_epochs=warmup, end=0.0).rate(1) == 0.1

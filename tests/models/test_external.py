@@ -97,6 +97,17 @@ def test_copies_keep_their_own_features():
     assert not other.kept
 
 
+@pytest.mark.parametrize("is_feat", [False, True])
+def test_the_compiler_follows_the_hooks(is_feat):
+    torch.compiler.reset()
+    model, x = TappedNetwork(Plain()), images()
+    compiled = torch.compile(lambda x: model(x, is_feat=is_feat), backend="eager", fullgraph=True)
+    found, expected = compiled(x), model(x, is_feat=is_feat)
+    pairs = zip((*found[0], found[1]), (*expected[0], expected[1]), strict=True) if is_feat else [(found, expected)]
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert not model.kept
+
+
 def test_gradients_pass_through_the_features():
     model = TappedNetwork(Plain())
     features, _ = model(images(), is_feat=True)

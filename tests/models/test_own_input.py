@@ -43,6 +43,15 @@ def test_the_network_sees_its_own_size_and_normalisation(side):
     assert len(features) == 14
 
 
+def test_the_compiler_follows():
+    torch.compiler.reset()
+    network = build("deit_ti", 10, 48).eval()
+    seen = with_own_input(network, network, (32, 32), MEAN, STD)
+    compiled = torch.compile(lambda x: seen(x, is_feat=True), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(pixels(32))[1], seen(pixels(32)))
+
+
 def test_a_convolutional_network_at_another_size():
     network = build("resnet8", 10, 16).eval()
     seen = with_own_input(network, network, (32, 32), MEAN, STD)
