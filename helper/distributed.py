@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import sys
 import time
@@ -109,7 +110,8 @@ def _exchange() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        # without the place in gloo's source and its advice
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).split(". ")[0]
         raise RunError(
             f"another process of this run has ended or cannot be reached ({reason}); the last checkpoints are kept"
             + resume_hint()
@@ -162,7 +164,6 @@ class _Gather(torch.autograd.Function):
         return torch.cat([mine, mine.new_zeros(ctx.rows - own, *mine.shape[1:])]) if ctx.rows > own else mine, None
 
 
-@torch.compiler.disable
 def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """The rows of all processes in their order, with the gradient that the docstring of this module derives.
 

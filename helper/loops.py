@@ -73,8 +73,12 @@ class TrainStep(nn.Module):
             student, teacher: the networks' outputs for it; None where one was not run.
             epoch: from 1.
         """
-        if self.processes == 1:
-            return Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
+        if self.processes > 1:
+            return self._gathered_step(batch, student, teacher, epoch)
+        return Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
+
+    @torch.compiler.disable
+    def _gathered_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
         sizes = share_sizes(len(batch.whole), self.processes)
 
         def gather(rows: Tensor) -> Tensor:

@@ -248,9 +248,7 @@ class Run:
 
 
 def resume_command() -> str:
-    """The command line of this process with `--resume`; what torchrun was given beyond one machine is left out."""
-    start = ["python"]
-    if distributed.size() > 1:
-        here = os.environ.get("LOCAL_WORLD_SIZE", str(distributed.size()))
-        start = ["torchrun", *(["--standalone"] if here == str(distributed.size()) else []), "--nproc_per_node", here]
+    """The command line of this process with `--resume`: of several, one that goes on with those of one machine."""
+    here = os.environ.get("LOCAL_WORLD_SIZE") if distributed.size() > 1 else None
+    start = ["torchrun", "--standalone", "--nproc_per_node", here] if here else ["python"]
     return shlex.join([*start, *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
