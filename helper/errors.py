@@ -89,7 +89,19 @@ def run_command(main: Callable[[], None]) -> int:
     except torch.OutOfMemoryError as error:
         print(_one_line(error).split(". ")[0] + "; lower --batch_size", file=sys.stderr)
         return 3
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        if not isinstance(error.__context__, Interrupted):  # else the signal went to the workers, too
+            print(_one_line(error), file=sys.stderr)
+            return 3
+        return _stopped(error.__context__)
     except Interrupted as stop:
-        hint = _resume["command"]
-        print(f"stopped by {stop}" + (f"; to go on: {hint}" if hint else ""), file=sys.stderr)
-        return 128 + stop.number
+        return _stopped(stop)
+
+
+def _stopped(stop: Interrupted) -> int:
+    """Say what ended the run and how it goes on; gives the exit code."""
+    hint = _resume["command"]
+    print(f"stopped by {stop}" + (f"; to go on: {hint}" if hint else ""), file=sys.stderr)
+    return 128 + stop.number
