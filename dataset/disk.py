@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -80,6 +81,7 @@ class _Reader(torch.utils.data.Dataset):
 
 def _begin_worker(_number: int) -> None:
     """Leave signals to the main process, whose end ends the workers."""
+    os.setpgid(0, 0)  # what is sent to the group, by Ctrl-C for instance, does not arrive here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -115,9 +115,18 @@ def run_command(main: Callable[[], None]) -> int:
     except torch.OutOfMemoryError as error:
         return _end(_one_line(error).split(". ")[0] + "; lower --batch_size", 3)
     except Interrupted as stop:
-        return _end(f"stopped by {stop}{resume_hint()}", 128 + stop.number)
-    except Exception:
+        return _stopped(stop)
+    except Exception as error:
+        if str(error).startswith("DataLoader worker"):
+            # a worker that a signal ended, the run's own or its own alone
+            cut_off = isinstance(error.__context__, Interrupted)
+            return _stopped(error.__context__) if cut_off else _end(_one_line(error), 3)
         sys.stderr = _voice["stream"] or sys.stderr
         if not _voice["may_speak"]():
             return 1
         raise
+
+
+def _stopped(stop: Interrupted) -> int:
+    """Say what ended the run and how it goes on; gives the exit code."""
+    return _end(f"stopped by {stop}{resume_hint()}", 128 + stop.number)
