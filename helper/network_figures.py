@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataset import Data, MemoryLoader, dataset_dict
 from distiller_zoo import Needs, Shapes, transform_registry
@@ -33,6 +33,10 @@ POINTS_PER_CLASS = 100
 PERPLEXITY = 30
 
 
+class Unusable(UserError):
+    """The device or the data cannot be had, so that no network can run."""
+
+
 @dataclass
 class Outputs:
     """What a network gives for the images of a loader, on the CPU.
@@ -41,7 +45,6 @@ class Outputs:
         logits: (N, C).
         target: (N,) labels.
         features: the pooled vectors (N, D), None where they were not asked for.
-        rows: of the classifier, (C, D); None as for the features.
         digest: of the weights.
     """
 
@@ -49,7 +52,6 @@ class Outputs:
     target: Tensor
     digest: str
     features: Tensor | None = None
-    rows: Tensor | None = None
 
 
 class Laboratory:
@@ -66,17 +68,27 @@ class Laboratory:
 
     @cached_property
     def precision(self) -> Precision:
-        """Where and how networks run."""
-        return choose_precision(self.opt)
+        """Where and how networks run.
+
+        Raises:
+            Unusable: not on the device of the options.
+        """
+        try:
+            return choose_precision(self.opt)
+        except UserError as error:
+            raise Unusable(str(error)) from None
 
     @cached_property
     def data(self) -> Data:
         """The data set.
 
         Raises:
-            UserError: it is absent or malformed.
+            Unusable: it is absent or malformed.
         """
-        return load_data(self.opt, self.precision)
+        try:
+            return load_data(self.opt, self.precision)
+        except UserError as error:
+            raise Unusable(f"{error}; --draw chooses figures that need no data") from None
 
     @property
     def chosen_classes(self) -> list[int]:
@@ -84,20 +96,26 @@ class Laboratory:
         count = dataset_dict[self.opt.dataset].classes
         return self.opt.classes or list(range(0, count, math.ceil(count / 10)))
 
-    def run_network(self, model: str, path: Path, features: bool, split: str = "test") -> Outputs:
-        """What a checkpoint gives for the test images or the first training images, unaugmented.
+    def load(self, model: str, path: Path) -> nn.Module:
+        """A checkpoint's network.
 
         Raises:
-            UserError: the checkpoint cannot be loaded.
+            UserError: it cannot be loaded.
+        """
+        return load_network(model, path, dataset_dict[self.opt.dataset].classes)
+
+    def run_network(self, network: nn.Module, features: bool, split: str = "test") -> Outputs:
+        """What a network gives for the test images or the first training images, unaugmented.
+
+        Raises:
+            UserError: its logits are not finite.
         """
         loader = self.data.test if split == "test" else self.data.train.plain()
-        network = load_network(model, path, self.data.classes)
         run = Teacher(network, Needs(features="last" if features else "none"), self.precision)
         logits, target, pooled = _collect(run, loader, TRAINING_IMAGES if split == "train" else loader.samples)
         if not logits.isfinite().all():
-            raise UserError(f"{path} gives logits that are not finite")
-        rows = network.get_classifier().weight.detach().float().cpu() if features else None
-        return Outputs(logits, target, run.digest, pooled, rows)
+            raise UserError("a network gives logits that are not finite: its weights are damaged")
+        return Outputs(logits, target, run.digest, pooled)
 
     def teacher_outputs(self, options: Mapping[str, Any], split: str = "test") -> Outputs:
         """Those of a run's teacher, or of the one that `--path_t` names.
@@ -108,7 +126,8 @@ class Laboratory:
         path = self.opt.path_t or str(options["path_t"])
         if (path, split) not in self._outputs:
             check_teacher_file(path)
-            self._outputs[path, split] = self.run_network(str(options["model_t"]), Path(path), False, split)
+            network = self.load(str(options["model_t"]), Path(path))
+            self._outputs[path, split] = self.run_network(network, False, split)
         found = self._outputs[path, split]
         if found.digest != options.get("teacher_sha256", found.digest):
             raise UserError(f"{path} is not the teacher that the run had; name that one with --path_t")
@@ -144,14 +163,23 @@ class Subject:
         self.student, self.laboratory = cell.student, laboratory
 
     @cached_property
-    def outputs(self) -> Outputs:
-        """The student's.
+    def network(self) -> nn.Module:
+        """The student.
 
         Raises:
             UserError: its checkpoint is missing or cannot be loaded.
         """
         path = self.run.folder / f"{self.student}_{self.laboratory.kind}.pth"
-        return self.laboratory.run_network(self.student, path, features=True)
+        return self.laboratory.load(self.student, path)
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The student's.
+
+        Raises:
+            UserError: as `network`; or its logits are not finite.
+        """
+        return self.laboratory.run_network(self.network, features=True)
 
     def teacher(self, split: str = "test") -> Outputs | None:
         """The teacher's; None where the student has none.
@@ -204,7 +232,8 @@ def class_similarity(subject: Subject) -> Figure:
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
-    rows = torch.nn.functional.normalize(subject.outputs.rows.double(), dim=1)
+    rows = subject.network.get_classifier().weight.detach().cpu().double()
+    rows = torch.nn.functional.normalize(rows, dim=1)
     cosines = (rows @ rows.T).clamp(-1, 1)
     distances = (1 - cosines).fill_diagonal_(0).clamp(min=0).numpy()
     order = leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))
