@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from . import figures, network_figures
 from .errors import UserError
-from .network_figures import Laboratory, Subject
+from .network_figures import Laboratory, Subject, Unusable
 from .plots import style, write_figure
 from .results import Cell
 from .run import safe_name
@@ -85,7 +85,7 @@ def draw_all(
         The figures, and a line for each that was left out.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be made, or the data not be had that a figure needs.
         RunError: a file cannot be written.
     """
     drawn: list[Drawn] = []
@@ -95,6 +95,8 @@ def draw_all(
         for kind, name, draw in tqdm(list(_tasks(kinds, cells, laboratory, select)), leave=False, disable=None):
             try:
                 figure = draw()
+            except Unusable:
+                raise
             except UserError as error:  # of one run: the other figures do not suffer
                 notes.append(f"{kind} is left out: {error}")
                 absent.pop(kind, None)

@@ -19,6 +19,7 @@ from dataset import Data, DataError, Loader, look
 from distiller_zoo import Needs, Shapes, transform_registry
 from distiller_zoo.base import LogitPair, Output
 from distiller_zoo.evidence import log_alpha
+from models import FeatureNetwork
 
 from .checkpoint import load_network
 from .errors import UserError
@@ -33,6 +34,10 @@ POINTS_PER_CLASS = 100
 PERPLEXITY = 30
 
 
+class Unusable(UserError):
+    """The device or the data cannot be had, so that no network can run."""
+
+
 @dataclass
 class Outputs:
     """What a network gives for the images of a loader, on the CPU.
@@ -41,7 +46,6 @@ class Outputs:
         logits: (N, C).
         target: (N,) labels.
         features: the pooled vectors (N, D), None where they were not asked for.
-        rows: of the classifier, (C, D); None as for the features.
         digest: of the weights.
     """
 
@@ -49,7 +53,6 @@ class Outputs:
     target: Tensor
     digest: str
     features: Tensor | None = None
-    rows: Tensor | None = None
 
 
 class Laboratory:
@@ -63,55 +66,79 @@ class Laboratory:
 
     def __init__(self, opt: argparse.Namespace, best: bool):
         self.opt, self.kind = opt, "best" if best else "last"
-        self._outputs: dict[tuple[str, str, int], Outputs] = {}
+        self._outputs: dict[tuple, Outputs] = {}
         self._data: dict[tuple, Data] = {}
 
     @cached_property
     def precision(self) -> Precision:
-        """Where and how networks run."""
-        return choose_precision(self.opt)
+        """Where and how networks run.
+
+        Raises:
+            Unusable: not on the device of the options.
+        """
+        try:
+            return choose_precision(self.opt)
+        except UserError as error:
+            raise Unusable(str(error)) from None
 
     def data(self, options: Mapping[str, Any]) -> Data:
         """The data set as a run saw it.
 
         Raises:
-            UserError: it is absent or malformed.
+            Unusable: it is absent or malformed.
         """
         stored = {name: options.get(name) for name in ("image_size", "mean", "std")}
         as_it_was = {name: tuple(value) for name, value in stored.items() if value is not None}
         key = tuple(as_it_was.items())
         if key not in self._data:
-            self._data[key] = load_data(argparse.Namespace(**{**vars(self.opt), **as_it_was}), self.precision)
+            try:
+                self._data[key] = load_data(argparse.Namespace(**{**vars(self.opt), **as_it_was}), self.precision)
+            except UserError as error:
+                raise Unusable(f"{error}; --draw chooses figures that need no data") from None
         return self._data[key]
 
     def chosen_classes(self, count: int) -> list[int]:
         """Those of `--classes`, or ten that are spread over all."""
         return self.opt.classes or list(range(0, count, math.ceil(count / 10)))
 
-    def run_network(self, side: str, path: Path, options: Mapping[str, Any], split: str = "test") -> Outputs:
-        """What a checkpoint gives for the test images or the first training images, unaugmented.
+    def load(self, side: str, path: Path, options: Mapping[str, Any]) -> FeatureNetwork:
+        """A checkpoint's network.
 
         Args:
-            side: `s`, the run's student, whose features are wanted, too, or `t`, its teacher.
+            side: `s` for a run's student, `t` for its teacher.
             path: the checkpoint.
             options: of the run.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        name = str(options.get(f"model_{side}", options.get("model")))
+        size = options.get(f"size_{side}", options.get("size"))
+        return load_network(name, path, options.get("classes"), size, options.get(f"taps_{side}", ()))
+
+    def run_network(
+        self, network: FeatureNetwork, options: Mapping[str, Any], features: bool, split: str = "test"
+    ) -> Outputs:
+        """What a network gives for the test images or the first training images, unaugmented.
+
+        Args:
+            network: from `load`.
+            options: of the run.
+            features: whether the pooled vectors are wanted, too.
             split: `test` or `train`.
 
         Raises:
-            UserError: the checkpoint cannot be loaded.
+            Unusable: see `data`.
+            UserError: its logits are not finite.
         """
         data = self.data(options)
         loader = data.test if split == "test" else data.train.plain()
-        name, features = str(options.get(f"model_{side}", options.get("model"))), side == "s"
-        size = options.get(f"size_{side}", options.get("size"))
-        network = load_network(name, path, data.classes, size, options.get(f"taps_{side}", ()))
-        rows = network.get_classifier().weight.detach().float().cpu() if features else None
         needs = Needs(features="last" if features else "none")
         run = Teacher(with_input_of(network, loader), needs, self.precision)
         logits, target, pooled = _collect(run, loader, TRAINING_IMAGES if split == "train" else loader.samples)
         if not logits.isfinite().all():
-            raise UserError(f"{path} gives logits that are not finite")
-        return Outputs(logits, target, run.digest, pooled, rows)
+            raise UserError("a network gives logits that are not finite: its weights are damaged")
+        return Outputs(logits, target, run.digest, pooled)
 
     def teacher_outputs(self, options: Mapping[str, Any], split: str = "test") -> Outputs:
         """Those of a run's teacher, or of the one that `--path_t` names.
@@ -123,7 +150,7 @@ class Laboratory:
         key = path, split, id(self.data(options))
         if key not in self._outputs:
             check_teacher_file(path)
-            self._outputs[key] = self.run_network("t", Path(path), options, split)
+            self._outputs[key] = self.run_network(self.load("t", Path(path), options), options, False, split)
         found = self._outputs[key]
         if found.digest != options.get("teacher_sha256", found.digest):
             raise UserError(f"{path} is not the teacher that the run had; name that one with --path_t")
@@ -159,14 +186,23 @@ class Subject:
         self.student, self.laboratory = cell.student, laboratory
 
     @cached_property
-    def outputs(self) -> Outputs:
-        """The student's.
+    def network(self) -> FeatureNetwork:
+        """The student.
 
         Raises:
             UserError: its checkpoint is missing or cannot be loaded.
         """
         path = self.run.folder / f"{self.student}_{self.laboratory.kind}.pth"
-        return self.laboratory.run_network("s", path, self.run.options)
+        return self.laboratory.load("s", path, self.run.options)
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The student's.
+
+        Raises:
+            UserError: as `network`; or its logits are not finite.
+        """
+        return self.laboratory.run_network(self.network, self.run.options, features=True)
 
     def teacher(self, split: str = "test") -> Outputs | None:
         """The teacher's; None where the student has none.
@@ -220,7 +256,8 @@ def class_similarity(subject: Subject) -> Figure:
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
-    rows = torch.nn.functional.normalize(subject.outputs.rows.double(), dim=1)
+    rows = subject.network.get_classifier().weight.detach().cpu().double()
+    rows = torch.nn.functional.normalize(rows, dim=1)
     cosines = (rows @ rows.T).clamp(-1, 1)
     distances = (1 - cosines).fill_diagonal_(0).clamp(min=0).numpy()
     order = leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))

@@ -101,6 +101,17 @@ def test_a_folder_that_cannot_be_made(save_folder, call, assert_one_line_error):
     assert_one_line_error(call("report", "--save_folder", save_folder, *words), "cannot draw", save_folder / "file")
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(["--data_folder", "nowhere"], "--draw chooses figures that need no data"), (["--device", "abacus"], "--device")],
+)
+def test_without_data_or_device_it_ends(save_folder, call, assert_one_line_error, words, reason):
+    path = save_folder / "student_model" / "all" / "options.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "cifar100"}))
+    words = ["--figures", save_folder / "f", "--draw", "tsne,strength", *words]
+    assert_one_line_error(call("report", "--save_folder", save_folder, *words), reason)
+
+
 def test_curves_are_means_over_trials(tmp_path):
     for trial, values in (("1", [10.0, 20.0]), ("2", [30.0, 60.0])):
         make_run(tmp_path / "models" / trial, trial, values, model="resnet8")
@@ -188,7 +199,8 @@ def test_strength_is_the_sum_of_alpha():
 
 def test_similar_classes_are_side_by_side():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
-    figure = network_figures.class_similarity(subject(Outputs(None, None, "", rows=rows), None))
+    network = Namespace(get_classifier=lambda: Namespace(weight=rows))
+    figure = network_figures.class_similarity(Namespace(network=network, title="run"))
     cosines = np.asarray(figure.axes[0].images[0].get_array())
     assert np.diag(cosines) == pytest.approx(np.ones(4))
     assert cosines[0, 1] > 0.9
