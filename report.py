@@ -22,6 +22,14 @@ from helper.tables import FORMATS, table, unfinished_lines
 from helper.teacher import check_teacher_file
 
 WATCH_SECONDS = 10.0
+FIGURES = (
+    "curves: test accuracy by epoch. parameters, seconds: accuracy against the student's size and the time of "
+    "training. temperature, label_in_topk, sort_changed: what runs recorded under these names, by epoch. weights: "
+    "constant matrices of the loss. tsne: pooled test features of some classes. correlation: how far correlations of "
+    "logits differ from the teacher's. similarity: cosines between rows of the classifier. strength: sum of alpha of "
+    "right and wrong answers, where the run has a log prior. moved: how far a transform that permutes the teacher's "
+    "logits moves the label. Those from networks are of each setting's first trial."
+)
 CLEAR = "\033[H\033[J"  # a terminal's screen
 
 
@@ -64,7 +72,7 @@ def _parser() -> OneLineParser:
 
 
 def _add_figures(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("figures")
+    group = parser.add_argument_group("figures", FIGURES)
     group.add_argument("--figure", type=Path, metavar="FILE", help="draw the learning curves (.png, .pdf or .svg)")
     group.add_argument(
         "--figures", type=Path, metavar="DIR", help="draw all figures that apply there, as PNG and PDF; html shows them"

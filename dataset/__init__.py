@@ -51,20 +51,20 @@ class Dataset:
     """A line of `dataset_dict`, with either `load` or `layout`.
 
     Attributes:
+        load: reads both splits from the data folder into memory; also gives notes for the user.
         classes: number of classes C; None: as many as its folder tells.
         mean, std: per channel, in units of [0, 1]; None: those of the training images.
-        load: reads both splits from the data folder into memory; also gives notes for the user.
-        layout: how image files make the data set.
         recipe: defaults of training options; those of CIFAR-100 where it names none; None: those of CIFAR-100, or for
             photographs those of ImageNet.
+        layout: how image files make the data set.
     """
 
+    load: Callable[[Path], Arrays] | None = None
     classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    load: Callable[[Path], Arrays] | None = None
-    layout: Layout | None = None
     recipe: Mapping[str, Any] | None = field(default_factory=dict)
+    layout: Layout | None = None
 
 
 def _draw_shapes(_folder: Path) -> Arrays:
@@ -86,8 +86,8 @@ def _layout(module: ModuleType, side: tuple[int, int] | None, budget: float) -> 
 
 
 dataset_dict: dict[str, Dataset] = {
-    "cifar100": Dataset(cifar100.CLASSES, cifar100.MEAN, cifar100.STD, cifar100.load),
-    "cifar10": Dataset(cifar10.CLASSES, cifar10.MEAN, cifar10.STD, cifar10.load),
+    "cifar100": Dataset(cifar100.load, cifar100.CLASSES, cifar100.MEAN, cifar100.STD),
+    "cifar10": Dataset(cifar10.load, cifar10.CLASSES, cifar10.MEAN, cifar10.STD),
     "tiny_imagenet": Dataset(
         mean=tiny_imagenet.MEAN,
         std=tiny_imagenet.STD,
@@ -101,7 +101,7 @@ dataset_dict: dict[str, Dataset] = {
         recipe=imagenet.RECIPE,
     ),
     "folder": Dataset(layout=_layout(folder, None, budget=2.0), recipe=None),
-    "shapes100": Dataset(len(shapes100.CLASSES), shapes100.MEAN, shapes100.STD, _draw_shapes, recipe=SHAPES100_RECIPE),
+    "shapes100": Dataset(_draw_shapes, len(shapes100.CLASSES), shapes100.MEAN, shapes100.STD, SHAPES100_RECIPE),
 }
 
 
@@ -266,6 +266,11 @@ def _from_files(
     splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
     budget = entry.layout.budget if reading.memory_budget is None else reading.memory_budget
     if fits(splits, side, budget):
+        if max(side) > PHOTOGRAPH:
+            notes.append(
+                "photographs that are kept in memory are cropped with a padding of 4, and not at random sizes as is "
+                "usual; --memory_budget 0 reads them from disk"
+            )
         splits = decoded(splits, side, threads, reading.skip_bad_images)
     else:
         splits = checked(splits, threads, reading.skip_bad_images, kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def export(name: str, source: str, target: Path) -> None:
         made.rename(target)
     except OSError as error:
         raise DataError(f"{target} cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +32,22 @@ class ImageFiles(Labelled):
     labels: np.ndarray
 
     @classmethod
-    def of(cls, root: Path, found: Iterable[tuple[str, os.stat_result, int]]) -> ImageFiles:
-        """From path, file status and label of every file."""
-        rows = [(os.fsencode(os.path.relpath(path, root)), stat, label) for path, stat, label in found]
-        return cls(
-            root,
-            np.array([name for name, _, _ in rows], dtype=np.bytes_),
-            np.array([(stat.st_size, stat.st_mtime_ns) for _, stat, _ in rows], np.int64).reshape(-1, 2),
-            np.array([label for _, _, label in rows], np.int64),
-        )
+    def of(cls, root: Path, found: Iterable[os.DirEntry], labels: Sequence[int]) -> ImageFiles:
+        """From directory entries and their labels.
+
+        Raises:
+            DataError: an entry is a link to nowhere.
+        """
+        rows = [(os.fsencode(os.path.relpath(entry.path, root)), *_stamp(entry)) for entry in found]
+        names = np.array([name for name, _, _ in rows], dtype=np.bytes_)
+        stamps = np.array([stamp for _, *stamp in rows], np.int64)
+        return cls(root, names, stamps, np.array(labels, np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageFiles]) -> ImageFiles:
+        """The files of several listings of one root."""
+        arrays = zip(*((part.names, part.stamps, part.labels) for part in parts), strict=True)
+        return cls(parts[0].root, *map(np.concatenate, arrays))
 
     def take(self, keep: np.ndarray) -> ImageFiles:
         """See `Labelled.take`."""
@@ -121,13 +128,13 @@ def list_classes(root: Path, split: str, classes: list[str]) -> ImageFiles:
             f"the classes of {folder} are not those of the training images: it {' and '.join(filter(None, parts))} "
             f"({count})"
         )
-    found = []
+    parts = []
     for label, name in enumerate(classes):
-        files = [(entry.path, _status(entry), label) for entry in images_below(folder / name)]
-        if not files:
+        found = list(images_below(folder / name))
+        if not found:
             raise DataError(f"{folder / name} holds no image ({' '.join(ENDINGS)}); remove the folder or fill it")
-        found += files
-    return ImageFiles.of(root, found)
+        parts.append(ImageFiles.of(root, found, [label] * len(found)))
+    return ImageFiles.joined(parts)
 
 
 def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: Path) -> ImageFiles:
@@ -148,12 +155,14 @@ def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: P
     lacking = [entry.name for entry in found if entry.name not in label_of]
     if lacking:
         raise DataError(f"{source} has no label for {len(lacking)} images of {root / split}, {lacking[0]} for instance")
-    return ImageFiles.of(root, [(entry.path, _status(entry), label_of[entry.name]) for entry in found])
+    return ImageFiles.of(root, found, [label_of[entry.name] for entry in found])
 
 
-def _status(entry: os.DirEntry) -> os.stat_result:
+def _stamp(entry: os.DirEntry) -> tuple[int, int]:
+    """Bytes and time of the last change (ns)."""
     try:
-        return entry.stat()
+        status = entry.stat()
+        return status.st_size, status.st_mtime_ns
     except OSError as error:  # a link to nowhere
         raise DataError(f"{entry.path} cannot be read ({error.strerror})") from None
 

@@ -1,5 +1,8 @@
 """The loader of images that stay on disk: what an epoch depends on, its views, and what wraps it."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,10 @@ from torchvision.transforms import functional
 
 from dataset import ContrastLoader, ContrastSampler, DataError, DiskLoader, MemoryLoader, StrongLoader
 from dataset import folder as folder_set
+from dataset.disk import _Reader
 from dataset.images import fit_to
 from dataset.loader import ImageData
+from helper.errors import Interrupted, run_command
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -165,12 +170,24 @@ def test_a_file_that_is_changed_meanwhile_stops_the_run(tmp_path, workers):
         list(loader(files, workers=workers))
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_signal_to_main_process_and_workers_is_one_line(interrupted, capsys):
+    def main():
+        try:
+            raise Interrupted(signal.SIGTERM) if interrupted else KeyError
+        except BaseException:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")  # noqa: B904
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    code = run_command(main)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert code == (143 if interrupted else 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stopped by SIGTERM" if interrupted else "error: DataLoader worker")
+
+
 def test_a_killed_worker_stops_the_run(files, monkeypatch):
-    import os
-    import signal
-
-    from dataset.disk import _Reader
-
     monkeypatch.setattr(_Reader, "__getitem__", lambda self, job: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DataError, match=r"reading images failed .*--num_workers"):
         list(loader(files, workers=1))

@@ -127,6 +127,8 @@ def test_size_comes_from_the_images(tmp_path, sizes, expected):
 def test_photographs_have_the_recipe_of_imagenet(tmp_path):
     make_folder(tmp_path / "small")
     make_folder(tmp_path / "large", side=(70, 90))
+    assert "--memory_budget 0" in read("folder", tmp_path / "large").notes[0]
+    assert read("folder", tmp_path / "large", memory_budget=0.0).notes == []
     assert look("folder", tmp_path / "small").recipe == {}
     assert look("folder", tmp_path / "small", (96, 96)).recipe == imagenet.RECIPE
     assert look("folder", tmp_path / "large").recipe == imagenet.RECIPE
