@@ -1,7 +1,7 @@
 #!/bin/sh
 # ImageNet: plain students and every method with a published recipe, for the two pairs of the papers. The teachers are
-# torchvision's weights, which it downloads; the data lie in $KD_DATA/imagenet (or name --data_folder DIR).
-# PAIRS, METHODS and TRIALS as in common.sh, which also says how to list the runs; further arguments go to every run.
+# torchvision's weights, which it downloads; the data are in the folder that KD_DATA names.
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A table for an evening on a CPU: resnet56 -> resnet20, nine methods, two trials of 4 epochs, one cache of the teacher's
-# logits. TEACHER names the checkpoint (save/models/resnet56_vanilla/ckpt_epoch_240.pth).
+# A table for an evening on a CPU: resnet56 -> resnet20, nine methods, two trials of 4 epochs, one cache of the logits
+# of the teacher. TEACHER names its checkpoint (save/models/resnet56_vanilla/ckpt_epoch_240.pth).
 # common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 METHODS=${METHODS:-labels kd dkd crd dist kd+logit_stand kd+sort ekd ldrld}

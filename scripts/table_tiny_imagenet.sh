@@ -1,18 +1,19 @@
 #!/bin/sh
-# Tiny-ImageNet: the pairs of DOT's table, with KD, KD under DOT, and the methods of logits. Only the first two have
-# published hyperparameters here; the others keep those of CIFAR-100. Trains the teacher first.
-# PAIRS, METHODS and TRIALS as in common.sh, which also says how to list the runs; further arguments go to every run.
+# Tiny-ImageNet: the pairs of DOT's table. Only KD and KD under DOT have published hyperparameters here; the others keep
+# those of CIFAR-100. Trains the teacher first. The data are in the folder that KD_DATA names.
+# common.sh says how to choose from the runs and how to list them; further arguments go to every student.
 set -eu
 . "$(dirname "$0")/common.sh"
 
 tiny() {
     student=$1
     shift
-    distill_from "${TEACHER:-save/models/imagenet_ResNet18_tiny_imagenet/imagenet_ResNet18_last.pth}" \
-        imagenet_ResNet18 "$student" --dataset tiny_imagenet "$@"
+    teacher=imagenet_ResNet18
+    distill_from "./save/models/${teacher}_tiny_imagenet_lr_0.2_decay_0.0005_trial_0/${teacher}_last.pth" \
+        $teacher "$student" --dataset tiny_imagenet "$@"
 }
 
-train imagenet_ResNet18 --dataset tiny_imagenet "$@"
+train imagenet_ResNet18 --dataset tiny_imagenet
 plain "MobileNetV2 ShuffleV2" --dataset tiny_imagenet "$@"
 for student in MobileNetV2 ShuffleV2; do
     tiny $student --distill kd -r 0.1 -a 0.9 "$@"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Vision transformers as students of a resnet56 on CIFAR-100: from labels, with locality guidance, standardised logits
 # and evidence. TEACHER names the checkpoint (save/models/resnet56_vanilla/ckpt_epoch_240.pth).
-# PAIRS, METHODS and TRIALS as in common.sh, which also says how to list the runs; further arguments go to every run.
+# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from image_trees import make_imagenet, make_tiny
 
 from helper.options import student_options, teacher_options
 from helper.teacher import teacher_name
@@ -40,10 +41,18 @@ def commands(tmp_path):
     return run
 
 
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder with miniatures of the data sets whose options depend on their files."""
+    make_tiny(tmp_path)
+    make_imagenet(tmp_path / "imagenet", flat=False)
+    monkeypatch.setenv("KD_DATA", str(tmp_path))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_is_understood(commands, name):
+def test_every_command_is_understood(commands, data, name):
     trained = set()
-    for script, *words in commands(name, "--epochs", "12", TRIALS="3"):
+    for script, *words in commands(name, "--print_freq", "7", TRIALS="3", EPOCHS="12"):
         assert "--resume" in words
         if script == "train_teacher.py":
             opt = teacher_options(words)
@@ -51,9 +60,12 @@ def test_every_command_is_understood(commands, name):
             continue
         assert script == "train_student.py"
         opt, _ = student_options(words)
-        assert (opt.epochs, opt.trial) == (12, "3")
+        assert (opt.epochs, opt.trial, opt.print_freq) == (12, "3", 7)
         assert opt.model_s in model_dict
         teacher = teacher_name(opt.path_t)
+        if opt.path_t.startswith("torchvision:"):
+            assert teacher in ("imagenet_ResNet34", "imagenet_ResNet50")
+            continue
         fetched = f"save/models/{teacher}_vanilla/ckpt_epoch_240.pth"
         assert opt.path_t in trained or (opt.path_t.removeprefix("./") == fetched and teacher in FETCHED), opt.path_t
 
