@@ -54,8 +54,10 @@ def _draw_curves(cells: Sequence[Cell], key: str, title: str, axis: str, factor:
 
 
 def learning_curves(cells: Sequence[Cell]) -> Figure:
-    """Test accuracy over the epochs, a line per setting (mean of its trials)."""
-    return _draw_curves(cells, "test_acc", "Learning curves", "test accuracy (%)")
+    """Test accuracy over the epochs, a line per setting (mean of its trials); else that on held-out training images."""
+    title = "Learning curves"
+    tested = _draw_curves(cells, "test_acc", title, "test accuracy (%)")
+    return tested or _draw_curves(cells, "val_acc", title, "accuracy on held-out training images (%)")
 
 
 def recorded(cells: Sequence[Cell], key: str) -> Figure | None:

@@ -22,7 +22,10 @@ from .results import Cell, Record, Runs, label_of
 from .tables import Line
 
 TEMPLATE = Path(__file__).with_name("page.html")
-GROUPS = {"accuracy (%)": ("test_acc", "train_acc", "test_acc_top5"), "loss": ("test_loss", "train_loss")}
+GROUPS = {
+    "accuracy (%)": ("test_acc", "val_acc", "train_acc", "test_acc_top5", "val_acc_top5"),
+    "loss": ("test_loss", "val_loss", "train_loss"),
+}
 # black would not be seen on a dark page
 PAGE_COLOURS = tuple("#888888" if colour == "#000000" else colour for colour in COLOURS)
 DASHES = dict(zip(LINES, ("solid", "dash", "dot", "dashdot"), strict=True))
@@ -49,9 +52,10 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Label and trial, and whether it is finished."""
-        state = "" if self.record.summary else " (unfinished)"
-        return f"{self.label}, trial {self.record.trial}{state}"
+        """Label and trial, whether it is finished, and whether its epochs were measured on held-out images."""
+        states = [] if self.record.summary else [" (unfinished)"]
+        states += [] if self.record.measured == "test_acc" else [" (held-out images)"]
+        return f"{self.label}, trial {self.record.trial}{''.join(states)}"
 
 
 def _entries(cells: Sequence[Cell], running: Sequence[Record]) -> list[Entry]:
@@ -83,12 +87,12 @@ def _layout(title: str, epochs: int) -> Spec:
 
 
 def learning_curves(entries: Sequence[Entry]) -> Spec:
-    """The test accuracy of all runs, a colour for each setting."""
+    """The accuracy of all runs after every epoch, a colour for each setting."""
     lines, seen = [], set()
     for entry in entries:
         if not entry.record.curve:
             continue
-        line = _line(entry.record.curve, "test_acc", entry.title)
+        line = _line(entry.record.curve, entry.record.measured, entry.title)
         number, first = entry.setting, entry.setting not in seen
         seen.add(number)
         dash = DASHES[LINES[number // len(COLOURS) % len(LINES)]]

@@ -26,6 +26,11 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
+def measured(options: Mapping[str, Any]) -> str:
+    """The accuracy in every line of a run's metrics.jsonl."""
+    return "val_acc" if options.get("val_split") else "test_acc"
+
+
 @dataclass
 class Record:
     """One run as its folder tells of it.
@@ -48,9 +53,14 @@ class Record:
         return str(self.options["trial"])
 
     @property
+    def measured(self) -> str:
+        """What every epoch of the main training measured: `test_acc`, or `val_acc`, on held-out training images."""
+        return measured(self.options)
+
+    @property
     def curve(self) -> list[dict[str, Any]]:
-        """The rows of the main training, which alone have a test accuracy."""
-        return [row for row in self.rows if "test_acc" in row]
+        """The rows of the main training, which alone have an accuracy on images that are not trained on."""
+        return [row for row in self.rows if self.measured in row]
 
     @property
     def state(self) -> str:
@@ -60,7 +70,8 @@ class Record:
         row = self.rows[-1]
         if "stage" in row:
             return f"epoch {row['epoch']} of stage {row['stage']}"
-        return f"epoch {row['epoch']} of {self.options['epochs']}, test acc {row['test_acc']:.2f}"
+        split, value = self.measured.partition("_")[0], row[self.measured]
+        return f"epoch {row['epoch']} of {self.options['epochs']}, {split} acc {value:.2f}"
 
 
 @dataclass
@@ -214,10 +225,11 @@ def _read_record(folder: Path, finished: bool) -> Record:
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if finished or path.exists() else ""
     rows = [_load(path, line) for line in text.splitlines()]
+    accuracy = measured(options)
     for row in rows:
         int(row["epoch"])
-        float(row["train_loss" if "stage" in row else "test_acc"])
-    epochs = sum("test_acc" in row for row in rows)
+        float(row["train_loss" if "stage" in row else accuracy])
+    epochs = sum(accuracy in row for row in rows)
     if finished and epochs != options["epochs"]:
         raise ValueError(f"metrics.jsonl has {epochs} of {options['epochs']} epochs")
     path = folder / "summary.json"

@@ -47,6 +47,20 @@ def test_stages_have_no_accuracy(tmp_path, monkeypatch, capsys):
     assert "61.00" in out.out
 
 
+def test_runs_with_held_out_images(tmp_path, monkeypatch, capsys):
+    """Their epochs have no test accuracy, their summary has."""
+    for name, finished in (("done", True), ("at_work", False)):
+        folder = make_run(tmp_path / "models" / name, "1", [60.0, 61.0], finished, model="resnet20", val_split=0.1)
+        write_rows(folder, [{"epoch": n, "train_loss": 1.0, "val_acc": 40.0 + n} for n in (1, 2)[: 1 + finished]])
+    words = ("--save_folder", tmp_path, "--figure", tmp_path / "curves.svg")
+    code, out = run_report(monkeypatch, capsys, *words, "--format", "html", "--out", tmp_path / "page.html")
+    assert code == 0, out.err
+    page = (tmp_path / "page.html").read_text()
+    assert "61.00" in page
+    assert "held-out images" in page
+    assert "epoch 1 of 2, val acc 41.00" in page
+
+
 def test_nothing_to_report(tmp_path, monkeypatch, capsys):
     for folder in (tmp_path, tmp_path / "student_model"):
         folder.mkdir(exist_ok=True)
