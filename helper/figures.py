@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dataset import dataset_dict
 from distiller_zoo import LogitDistiller, Shapes, registry
 from distiller_zoo.base import Distiller
 
@@ -94,8 +96,7 @@ def _against(cells: Sequence[Cell], key: str, title: str, axis: str, select: str
 
 def accuracy_parameters(cells: Sequence[Cell], select: str) -> Figure | None:
     """Accuracy against the student's size, a point per setting with the standard deviation over its trials."""
-    thousands = "parameters of the student"
-    figure = _against(cells, "params", "Accuracy against size", thousands, select)
+    figure = _against(cells, "params", "Accuracy against size", "parameters of the student", select)
     if figure:
         figure.axes[0].xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value else "0")
     return figure
@@ -114,16 +115,11 @@ def _matrices(cell: Cell) -> dict[str, Tensor]:
         return {}
     options = {option.name: cell.options[option.name] for option in method.options() if option.name in cell.options}
     try:
-        distiller: Distiller = method.build(Shapes([], [], classes=_classes(cell), samples=0), **options)
+        classes = dataset_dict[cell.options["dataset"]].classes
+        distiller: Distiller = method.build(Shapes([], [], classes=classes, samples=0), **options)
     except (ValueError, TypeError):  # options of another version
         return {}
     return distiller.matrices()
-
-
-def _classes(cell: Cell) -> int:
-    from dataset import dataset_dict
-
-    return dataset_dict[cell.options["dataset"]].classes
 
 
 def loss_matrices(cell: Cell) -> Figure | None:
@@ -143,7 +139,7 @@ def loss_matrices(cell: Cell) -> Figure | None:
     return None
 
 
-def _write_numbers(axes, values: np.ma.MaskedArray) -> None:
+def _write_numbers(axes: Axes, values: np.ma.MaskedArray) -> None:
     middle = (values.min() + values.max()) / 2
     for (row, column), value in np.ma.ndenumerate(values):
         colour = "black" if value > middle else "white"
