@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -97,8 +98,7 @@ def _against(cells: Sequence[Cell], key: str, title: str, axis: str, select: str
 
 def accuracy_parameters(cells: Sequence[Cell], select: str) -> Figure | None:
     """Accuracy against the student's size, a point per setting with the standard deviation over its trials."""
-    thousands = "parameters of the student"
-    figure = _against(cells, "params", "Accuracy against size", thousands, select)
+    figure = _against(cells, "params", "Accuracy against size", "parameters of the student", select)
     if figure:
         figure.axes[0].xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value else "0")
     return figure
@@ -141,7 +141,7 @@ def loss_matrices(cell: Cell) -> Figure | None:
     return None
 
 
-def _write_numbers(axes, values: np.ma.MaskedArray) -> None:
+def _write_numbers(axes: Axes, values: np.ma.MaskedArray) -> None:
     middle = (values.min() + values.max()) / 2
     for (row, column), value in np.ma.ndenumerate(values):
         colour = "black" if value > middle else "white"
