@@ -32,6 +32,8 @@ from helper.setup import choose_precision, load_data, with_input_of
 from helper.teacher import check_teacher_file, teacher_name
 
 Figures = dict[str, Any]
+# images -> the file of their figures
+NAMES = {"test": "evaluation.json", "train": "evaluation_train.json"}
 # flag -> the parts that read it
 READ_BY = {
     "path_t": ("fidelity",),
@@ -52,9 +54,9 @@ class Subject:
     Attributes:
         network: on the device, frozen, in evaluation mode.
         inference: the same, as it runs for its logits.
-        loader: of the test set.
+        loader: of the images.
         precision: device and number format.
-        logits, target: of the test set, (N, C) float32 and (N,) labels, on the CPU.
+        logits, target: of the images, (N, C) float32 and (N,) labels, on the CPU.
         seed: of noise, patterns and order.
         log_prior: of its Dirichlets; None where none is known.
         logits_t: the teacher's (N, C).
@@ -210,7 +212,7 @@ def outliers(subject: Subject) -> Figures:
     }
     if subject.log_prior is not None:
         scores["dirichlet"] = lambda logits: -uncertainty(logits.double(), subject.log_prior)
-    # about as many as there are test images, so that a useless score has an AUPR of a half
+    # about as many as there are images, so that a useless score has an AUPR of a half
     each = -(-len(subject.target) // len(FAR_OUT))
     sets = [("drawn patterns", far_out(each, subject.loader.side, subject.seed)), *filter(None, [subject.outside])]
     found: Figures = {"in_distribution": len(subject.target), "positive_class": "in_distribution", "sets": []}
@@ -230,7 +232,7 @@ def show_outliers(found: Figures) -> list[str]:
         for score, values in outside["scores"].items()
     ]
     return [
-        f"the {found['in_distribution']} test images are the positive class",
+        f"the {found['in_distribution']} images are the positive class",
         *_table(("outside", "images", "score", "AUROC", "AUPR", "FPR at 95 TPR"), rows),
     ]
 
@@ -300,6 +302,7 @@ def _parser() -> OneLineParser:
     add("--path_t", metavar="FILE", help="its teacher's checkpoint, for fidelity")
     add("--model_t", metavar="NAME", help="the teacher's network, found likewise")
     add_data(parser)
+    add("--split", default="test", choices=list(NAMES), help="images that are run, unaugmented (test)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
     precisions = ("auto", "fp32", "bf16", "fp16")
     add("--precision", default="auto", choices=precisions, help="auto: bf16 where the hardware has it")
@@ -310,10 +313,14 @@ def _parser() -> OneLineParser:
     add("--probe_epochs", type=int, metavar="N", help=f"of the linear probe ({probe.EPOCHS})")
     add("--probe_lr", type=float, metavar="LR", help=f"its initial learning rate ({probe.LEARNING_RATE})")
     add("--seed", type=int, metavar="N", help="of noise, drawn patterns and the probe's order (0)")
-    add("--out", metavar="FILE", help="where all figures go as JSON (evaluation.json beside the checkpoint)")
+    add(
+        "--out",
+        metavar="FILE",
+        help="where all figures go as JSON (evaluation.json or evaluation_train.json beside the checkpoint)",
+    )
     add("--quiet", action="store_true", help="print only notes and errors")
     # what the steps that are shared with training also read
-    parser.set_defaults(compile=False, tf32=False, batch_size=1, subset=None, val_split=None, save_folder="save")
+    parser.set_defaults(compile=False, tf32=False, batch_size=200, subset=None, val_split=None, save_folder="save")
     return parser
 
 
@@ -481,7 +488,9 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     if opt.path_t is not None:
         check_teacher_file(opt.path_t)
         opt.model_t = network_name(opt.path_t, opt.model_t, run_facts(opt.path_t)[0], "--model_t")
-    opt.out = Path(opt.out or Path(opt.path).parent / "evaluation.json")
+    opt.out = Path(
+        opt.out or Path(opt.path).parent / ("evaluation.json" if opt.split == "test" else "evaluation_train.json")
+    )
     check_out(opt.out)
     return opt, parts
 
@@ -526,7 +535,8 @@ def prepare(opt: argparse.Namespace) -> Subject:
     precision = choose_precision(opt)
     network = load_network(opt.model, opt.path, opt.classes)
     teacher = None if opt.path_t is None else load_network(opt.model_t, opt.path_t, opt.classes)
-    loader = load_data(opt, precision).test
+    data = load_data(opt, precision)
+    loader = data.test if opt.split == "test" else data.train.plain()
     network, inference = freeze(with_input_of(network, loader), precision)
     teacher = teacher and freeze(with_input_of(teacher, loader), precision)[1]
     outside = None if opt.ood is None else outside_images(opt.ood, opt.data_folder, loader.side, opt.notes)
@@ -557,11 +567,11 @@ def main() -> None:
     subject = prepare(opt)
     for note in opt.notes:
         print(f"note: {note}", file=sys.stderr)
-    facts = {name: getattr(opt, name) for name in ("path", "model", "path_t", "model_t", "dataset", "seed")}
-    facts |= {"weights_sha256": digest(subject.network.state_dict()), "test_images": len(subject.target)}
+    facts = {name: getattr(opt, name) for name in ("path", "model", "path_t", "model_t", "dataset", "split", "seed")}
+    facts |= {"weights_sha256": digest(subject.network.state_dict()), "images": len(subject.target)}
     facts |= {"device": opt.device, "precision": opt.precision, "torch": torch.__version__}
     if not opt.quiet:
-        print(f"{opt.model} on {opt.dataset}: {len(subject.target)} test images, {opt.device}, {opt.precision}")
+        print(f"{opt.model} on {opt.dataset}: {len(subject.target)} {opt.split} images, {opt.device}, {opt.precision}")
     found = evaluate(subject, parts, opt.quiet)
     write_json(opt.out, {**facts, **found})
     if not opt.quiet:

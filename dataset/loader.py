@@ -358,7 +358,8 @@ class MemoryLoader(Loader):
 
     def pixels(self) -> Tensor:
         """All images of a loader that does not train, (N, 3, H, W) uint8."""
-        return self.images.permute(0, 3, 1, 2)
+        height, width = (slice(self.padding, self.padding + side) for side in self.side)
+        return self.images[:, height, width].permute(0, 3, 1, 2)
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()

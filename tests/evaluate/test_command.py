@@ -79,7 +79,7 @@ def test_all_parts(measured, make_teacher, checkpoint, photos):
     flags = ("--path_t", other, "--log_prior", 0.5, "--ood", photos, "--probe", photos, "--probe_epochs", 2)
     found = measured(*flags)
     assert [part for part in evaluate.PARTS if part in found] == list(evaluate.PARTS)
-    assert [found[fact] for fact in ("model", "model_t", "dataset", "test_images")] == [
+    assert [found[fact] for fact in ("model", "model_t", "dataset", "images")] == [
         *("resnet8", "resnet8", "shapes100"),
         100,
     ]
@@ -105,6 +105,16 @@ def test_all_parts(measured, make_teacher, checkpoint, photos):
     assert found["corruptions"]["mean"] == pytest.approx(sum(map(sum, rows)) / 4)
     assert found["cost"]["params"] == sum(p.numel() for p in model_dict["resnet8"]().parameters())
     assert (found["probe"]["classes"], found["probe"]["epochs"]) == (2, 2)
+
+
+def test_training_images_are_run_unaugmented(measured, checkpoint):
+    found = measured("--split", "train", "--parts", "accuracy")
+    train = get_dataset("shapes100", "", 64, CPU).train.plain()
+    known = evaluate_network(load_network("resnet8", checkpoint), train, Precision(CPU, torch.float32, plain=True))
+    assert (found["split"], found["images"]) == ("train", train.samples)
+    assert found["accuracy"]["top1"] == pytest.approx(known["test_acc"])
+    alone = train.batch(torch.tensor([5]), torch.tensor([80])).images
+    assert train.normalise(train.pixels()[5:6]).equal(alone)  # the centre of the padded image
 
 
 def test_only_what_is_asked_for_or_possible(measured, checkpoint):
