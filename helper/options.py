@@ -618,8 +618,13 @@ def _settle_optimizer(opt: argparse.Namespace) -> None:
         raise UserError("--optimizer dot takes gradients twice: it does not go with --compile")
 
 
-def _add_views(parser: argparse.ArgumentParser) -> None:
-    """How the networks see the images, and what is seen of networks of other packages."""
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    """Both networks, how they see the images, and what is seen of networks of other packages."""
+    text = "the teacher's checkpoint; timm:NAME or torchvision:NAME for published weights (resnet32x4's in save/models)"
+    parser.add_argument("--path_t", metavar="FILE", help=text)
+    _name_argument(parser, "--model_t", help="its network, where its folder's name does not begin with it")
+    own = "timm:NAME, torchvision:NAME or MODULE:FUNCTION"
+    _name_argument(parser, "--model_s", help=f"the student: a network of models/, {own} (resnet8x4)")
     for side, whose in (("s", "student"), ("t", "teacher")):
         text = f"side to which the {whose}'s images are brought (its own, or that of the data)"
         parser.add_argument(f"--size_{side}", type=int, metavar="N", help=text)
@@ -662,13 +667,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
         prog="train_student.py", description="Distil a teacher checkpoint into a student.", allow_abbrev=False
     )
     _name_argument(parser, "--distill", help=f"the method (kd): {', '.join(registry)}")
-    text = (
-        "the teacher's checkpoint, or timm:NAME or torchvision:NAME for published weights (resnet32x4's in save/models)"
-    )
-    parser.add_argument("--path_t", metavar="FILE", help=text)
-    _name_argument(parser, "--model_t", help="its network, where its folder's name does not begin with it")
-    _name_argument(parser, "--model_s", help="the student: of models/, timm:NAME, torchvision:NAME, ... (resnet8x4)")
-    _add_views(parser)
+    _add_networks(parser)
     parser.add_argument("--trial", default="1", help="names the run and gives its seed")
     parser.add_argument(
         "--optimizer",
