@@ -246,6 +246,8 @@ def _enter(record: Record, cells: dict[str, Cell]) -> None:
         UserError: the cell has a run of the same trial and seed.
     """
     setting = {key: value for key, value in record.options.items() if key not in (*INCIDENTAL, "trial", "seed")}
+    # a run may go on with other processes, but batch norms see the share of each, so that it is another setting
+    setting |= {key: record.options.get(key, default) for key, default in {"processes": 1, "sync_bn": False}.items()}
     cell = cells.setdefault(json.dumps(setting, sort_keys=True), Cell(label_of(setting), setting))
     for other in cell.runs:
         if (other.trial, other.options.get("seed")) == (record.trial, record.options.get("seed")):
