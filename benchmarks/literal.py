@@ -207,6 +207,15 @@ def attention(g_s: Sequence[Tensor], g_t: Sequence[Tensor]) -> Tensor:
     return sum(losses)
 
 
+def lg(projections: Sequence[nn.Module], g_s: Sequence[Tensor], g_t: Sequence[Tensor]) -> Tensor:
+    """tiny-transformers' linear locality guidance: maps of blocks (B, C_i, h, w) behind convolutions, and of stages."""
+    losses = []
+    for project, *pair in zip(projections, g_s, g_t, strict=True):
+        f_s, f_t = pool_larger(project(pair[0]), pair[1])
+        losses.append((f_s - f_t).pow(2).mean())
+    return sum(losses)
+
+
 def similarity(f_s: Tensor, f_t: Tensor) -> Tensor:
     """RepDistiller's `Similarity`: last maps (B, C, H, W)."""
     B = f_s.shape[0]

@@ -105,6 +105,7 @@ LITERAL: dict[str, Callable[[Distiller, Output, Output, Step], Tensor]] = {
     "kd": lambda m, s, t, x: literal.kd(s.logits, t.logits, *weights("kd"), m.temperature),
     "kdsvd": lambda m, s, t, x: literal.kdsvd(s.features[1:-1], t.features[1:-1]),
     "ldrld": lambda m, s, t, x: literal.ldrld(s.logits, t.logits, x.target, m.loss.k, m.temperature, 1, 1, 1),
+    "lg": lambda m, s, t, x: literal.lg(m.project, [s.features[1 + i] for i in m.blocks], t.features[1:-1]),
     "mlkd": lambda m, s, t, x: literal.mlkd(s.logits, t.logits, s.strong_logits, t.strong_logits, m.temperature),
     "nst": lambda m, s, t, x: literal.nst(s.features[1:-1], t.features[1:-1]),
     "ofd": lambda m, s, t, x: literal.ofd(

@@ -15,13 +15,14 @@ an image of 32, and posterize keeps one bit. With two operations, 23 % of such i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from .contrast import ContrastLoader
 from .loader import VIEWS, Batch, Loader, epoch_generator
@@ -31,28 +32,36 @@ RECTANGLE_COLOUR = (125, 123, 114)
 SOLARIZE_ADD_THRESHOLD = 128
 
 
+@functools.cache
+def _functional() -> ModuleType:
+    """The operations of torchvision, imported when they are first needed: it takes seconds, and most runs need none."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
 def _posterize(images: Tensor, value: float, _place: Tensor) -> Tensor:
-    return functional.posterize(images, bits=max(1, int(value)))
+    return _functional().posterize(images, bits=max(1, int(value)))
 
 
 def _solarize(images: Tensor, value: float, _place: Tensor) -> Tensor:
     # no pixel reaches a higher threshold, and torchvision refuses it
-    return functional.solarize(images, value) if value <= 255 else images
+    return _functional().solarize(images, value) if value <= 255 else images
 
 
 def _solarize_add(images: Tensor, value: float, _place: Tensor) -> Tensor:
-    return functional.solarize((images + value).clamp_(max=255).to(torch.uint8), SOLARIZE_ADD_THRESHOLD)
+    return _functional().solarize((images + value).clamp_(max=255).to(torch.uint8), SOLARIZE_ADD_THRESHOLD)
 
 
 def _shear(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
     """Shear by slopes about the upper left corner, as PIL's affine transform does."""
     degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
-    return functional.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
+    return _functional().affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
 
 
 def _shift(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
     """Shift by pixels to the left and up, as PIL's affine transform does."""
-    return functional.affine(images, angle=0.0, translate=[-x, -y], scale=1.0, shear=[0.0, 0.0])
+    return _functional().affine(images, angle=0.0, translate=[-x, -y], scale=1.0, shear=[0.0, 0.0])
 
 
 def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
@@ -89,17 +98,17 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(0, 1, lambda images, value, place: functional.autocontrast(images)),
-    "Equalize": Operation(0, 1, lambda images, value, place: functional.equalize(images)),
-    "Invert": Operation(0, 1, lambda images, value, place: functional.invert(images)),
-    "Rotate": Operation(0, 30, lambda images, value, place: functional.rotate(images, value), signed=True),
+    "AutoContrast": Operation(0, 1, lambda images, value, place: _functional().autocontrast(images)),
+    "Equalize": Operation(0, 1, lambda images, value, place: _functional().equalize(images)),
+    "Invert": Operation(0, 1, lambda images, value, place: _functional().invert(images)),
+    "Rotate": Operation(0, 30, lambda images, value, place: _functional().rotate(images, value), signed=True),
     "Posterize": Operation(0, 4, _posterize),
     "Solarize": Operation(0, 256, _solarize),
     "SolarizeAdd": Operation(0, 110, _solarize_add),
-    "Color": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_saturation(images, value)),
-    "Contrast": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_contrast(images, value)),
-    "Brightness": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_brightness(images, value)),
-    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: functional.adjust_sharpness(images, value)),
+    "Color": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_saturation(images, value)),
+    "Contrast": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_contrast(images, value)),
+    "Brightness": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_brightness(images, value)),
+    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_sharpness(images, value)),
     "ShearX": Operation(0, 0.3, lambda images, value, place: _shear(images, x=value), signed=True),
     "ShearY": Operation(0, 0.3, lambda images, value, place: _shear(images, y=value), signed=True),
     "CutoutAbs": Operation(0, 40, _rectangle),

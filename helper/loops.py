@@ -48,6 +48,8 @@ class TrainStep(nn.Module):
         """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
         # CUDA graphs need static shapes, which full batches have
         mode = "reduce-overhead" if self.precision.device.type == "cuda" else "default"
+        if self.processes > 1:  # what is exchanged with others is no part of a graph
+            self._gathered_step = torch.compiler.disable(self._gathered_step)
         self.compiled, self.compiled_size = torch.compile(self._forward, dynamic=False, mode=mode), batch_size
 
     def _norms(self, batch: Batch) -> AbstractContextManager:
@@ -77,7 +79,6 @@ class TrainStep(nn.Module):
             return self._gathered_step(batch, student, teacher, epoch)
         return Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
 
-    @torch.compiler.disable
     def _gathered_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
         sizes = share_sizes(len(batch.whole), self.processes)
 

@@ -95,16 +95,26 @@ def test_order_is_that_of_the_memory_loader(files):
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_shards_are_the_parts_of_the_batches(files, world):
-    whole = walk(loader(files), 2)
-    parts = []
-    for rank in range(world):
-        part = loader(files, workers=rank % 2)
+    """A process that has none of a last batch still gets an image of it, which has no label."""
+    shards = [loader(files, workers=rank % 2) for rank in range(world)]
+    for rank, part in enumerate(shards):
         part.shard(rank, world)
-        parts.append(walk(part, 2))
-    for (index, images), *shards in zip(whole, *parts, strict=True):
-        assert torch.equal(torch.cat([part for part, _ in shards]), index)
-        assert torch.equal(torch.cat([part for _, part in shards]), images)
-        assert [len(part) for part, _ in shards] == [len(part) for part in index.tensor_split(world)]
+        part.set_epoch(2)
+    for (index, images), *batches in zip(walk(loader(files), 2), *shards, strict=True):
+        assert torch.equal(torch.cat([batch.index for batch in batches]), index)
+        assert torch.equal(torch.cat([batch.images[: len(batch.target)] for batch in batches]), images)
+        assert [len(batch.target) for batch in batches] == [len(part) for part in index.tensor_split(world)]
+        assert all(len(batch.images) and torch.equal(batch.whole, index) for batch in batches)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_test_images_are_cut_once(files, world):
+    shards = [loader(files).plain() for _ in range(world)]
+    found = []
+    for rank, part in enumerate(shards):
+        part.shard(rank, world)
+        found += [batch.index for batch in part]
+    assert torch.equal(torch.cat(found), torch.arange(shards[0].samples))
 
 
 def test_small_pictures_are_padded_cropped_and_flipped(files):
