@@ -79,12 +79,13 @@ class _Relations(torch.autograd.Function):
         for_teacher = ctx.needs_input_grad[1]
         others, chosen = stacked(student, teacher, temperature), top.expand(2, -1, -1)
         selected = others.gather(2, chosen)
-        pairs, *pair_grads = _pairs_and_gradients(selected, weights, for_teacher)
-        full, *full_grads = divergence_and_gradients(selected, for_teacher)
-        rest, *rest_grads = divergence_and_gradients(others.scatter_(2, chosen, MASKED), for_teacher)
-        grads = zip(pair_grads, full_grads, strict=True)
-        local_grads = [None if p is None else p.add_(f, alpha=full_weight) for p, f in grads]
-        ctx.save_for_backward(top, *local_grads, *rest_grads)
+        pairs, local_s, local_t = _pairs_and_gradients(selected, weights, for_teacher)
+        full, full_s, full_t = divergence_and_gradients(selected, for_teacher)
+        rest, rest_s, rest_t = divergence_and_gradients(others.scatter_(2, chosen, MASKED), for_teacher)
+        local_s.add_(full_s, alpha=full_weight)
+        if for_teacher:
+            local_t.add_(full_t, alpha=full_weight)
+        ctx.save_for_backward(top, local_s, rest_s, local_t, rest_t)
         local = pairs.add_(full, alpha=full_weight).div_(subsets)
         ctx.slope, ctx.subsets = temperature / len(rest) if mean else 1 / temperature, subsets
         return (local.mean() * temperature**2, rest.mean() * temperature**2) if mean else (local, rest)
@@ -93,12 +94,12 @@ class _Relations(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_local: Tensor, grad_rest: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of student and teacher logits."""
-        top, *grads = ctx.saved_tensors
-        grad_local = (grad_local * (ctx.slope / ctx.subsets)).reshape(-1, 1)
-        grad_rest = (grad_rest * ctx.slope).reshape(-1, 1)
-        sides = zip(grads[:2], grads[2:], strict=True)
-        merged = (None if r is None else (r * grad_rest).scatter_(1, top, f * grad_local) for f, r in sides)
-        return *merged, *[None] * 6
+        top, local_s, rest_s, local_t, rest_t = ctx.saved_tensors
+        local = (grad_local * (ctx.slope / ctx.subsets)).reshape(-1, 1)
+        rest = (grad_rest * ctx.slope).reshape(-1, 1)
+        student = (rest_s * rest).scatter_(1, top, local_s * local)
+        teacher = None if local_t is None else (rest_t * rest).scatter_(1, top, local_t * local)
+        return student, teacher, None, None, None, None, None, None
 
 
 # weights of the pairs (k, k) and of the full set, and the number that the weighted sum is divided by

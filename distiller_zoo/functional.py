@@ -15,8 +15,8 @@ MASKED = -1e30
 def stacked(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Logits (..., C) of one type over T, the student's first, (2, ..., C): small tensors cost by the operation."""
     pair = student.new_empty(2, *student.shape)
-    for divided, logits in zip(pair, (student, teacher), strict=True):
-        torch.div(logits, temperature, out=divided)
+    torch.div(student, temperature, out=pair[0])
+    torch.div(teacher, temperature, out=pair[1])
     return pair
 
 
@@ -61,6 +61,8 @@ class _Divergence(torch.autograd.Function):
 
 def same_type(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the wider of their types."""
+    if student.dtype == teacher.dtype:
+        return student, teacher
     wide = torch.promote_types(student.dtype, teacher.dtype)
     return student.to(wide), teacher.to(wide)
 

@@ -36,6 +36,12 @@ class Interrupted(BaseException):
 _writes = {"open": 0, "waiting": 0}
 _resume = {"command": ""}
 _voice: dict[str, Any] = {"may_speak": lambda: True, "stream": None}
+_last: list[Callable[[], object]] = []
+
+
+def at_end(action: Callable[[], object]) -> None:
+    """Have something done when the command ends, however it ends."""
+    _last.append(action)
 
 
 def set_resume_hint(command: str) -> None:
@@ -105,6 +111,14 @@ def run_command(main: Callable[[], None]) -> int:
     """
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
+    try:
+        return _exit_code(main)
+    finally:
+        while _last:
+            _last.pop()()
+
+
+def _exit_code(main: Callable[[], None]) -> int:
     try:
         main()
         return 0

@@ -21,8 +21,13 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import load_checkpoint, save_checkpoint, write_file, write_json
-from .errors import RunError, UserError, set_resume_hint, uninterrupted
+from .errors import RunError, UserError, at_end, set_resume_hint, uninterrupted
 from .logger import Events, Progress
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # options that may differ between a run and its continuation: they do not change what is learned
 INCIDENTAL = (
@@ -101,12 +106,13 @@ class Run:
 
         Raises:
             UserError: the run was started with other options, or the folder cannot be made or written; then nothing is
-                left behind.
+                left behind. Or another process is at work there.
         """
         self.options = dict(options)
         distributed.refuse_differences({key: value for key, value in options.items() if key not in INCIDENTAL})
         if distributed.is_main():
             if self.finished or self.resumable:
+                self._keep_out_others()
                 self._check_options()
             else:
                 self._make_folder()
@@ -129,12 +135,26 @@ class Run:
         created = next((p for p in reversed([self.folder, *self.folder.parents]) if not os.path.exists(p)), None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._keep_out_others()
             write_json(self.folder / "options.json", self.options)
         except (OSError, RunError) as error:
             if created and os.path.exists(created):
                 shutil.rmtree(created, ignore_errors=True)
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UserError(f"cannot write to {self.folder} ({reason}); choose another --save_folder") from None
+
+    def _keep_out_others(self) -> None:
+        """Lock the folder until this process ends, by whatever means; some file systems cannot, and keep nobody out."""
+        if fcntl is None:
+            return
+        folder = os.open(self.folder, os.O_RDONLY)
+        at_end(lambda: os.close(folder))
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work on {self.folder}; wait, or name a new --trial") from None
+        except OSError:
+            pass
 
     def restore(self, step: nn.Module, phases: Sequence[Any]) -> None:
         """Load `resume.pth`, where there is one, into the module and the optimizer that was at work.

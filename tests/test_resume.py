@@ -357,6 +357,24 @@ def test_resume_with_another_length_leaves_the_run_alone(distil, files_below):
     assert files_below(folder) == before
 
 
+def test_a_folder_in_use_is_left_alone(distil, files_below, assert_one_line_error):
+    fcntl = pytest.importorskip("fcntl")
+    flags = ("kd", "--epochs", "1", "--subset", "1")
+    _, save = distil(*flags)
+    folder, before = run_folder(save), files_below(save)
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    for words in (("--resume",), ()):
+        if not words:  # as soon as it begins, a run has a folder with nothing to resume
+            (folder / "summary.json").unlink()
+            (folder / "resume.pth").unlink()
+            before = files_below(save)
+        assert_one_line_error(distil(*flags, *words)[0], "another process is at work on")
+        assert files_below(save) == before
+    os.close(held)
+    assert distil(*flags)[0].code == 0
+
+
 # What stops a run
 
 
