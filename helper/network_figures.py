@@ -242,7 +242,7 @@ def correlation(subject: Subject) -> Figure | None:
     difference = (student - target).numpy()
     # two values of a pair in a hundred may be beyond the ends of the scale
     limit = max(np.nanpercentile(np.abs(difference), 99), 1e-6)
-    title = f"Correlation of logits, student minus teacher, mean |difference| {np.nanmean(np.abs(difference)):.3f}"
+    title = f"Correlation of logits, student minus teacher\nmean |difference| {np.nanmean(np.abs(difference)):.3f}"
     figure, axes = one_axes(f"{title}\n{subject.title}", height=2.7)
     image = axes.imshow(difference, cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set(xlabel="class", ylabel="class")
