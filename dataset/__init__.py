@@ -230,6 +230,7 @@ def get_dataset(
         splits, look_of, identity = _from_files(entry, Path(folder), facts.side, subset, reading)
 
     def loader(part: Any, train: bool) -> Loader:
+        """The loader of a split, from memory or from disk."""
         size = batch_size if train else EVALUATION_BATCH[device.type]
         if isinstance(part, ImageFiles):
             return DiskLoader(part, facts.side, *look_of, size, device, train, seed, reading.workers)

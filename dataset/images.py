@@ -155,6 +155,7 @@ def over_files(
     """
 
     def chunk(start: int) -> list[T | BadImage]:
+        """Results of the files from a position on."""
         found: list[T | BadImage] = []
         for path in paths[start : start + CHUNK]:
             try:

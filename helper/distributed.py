@@ -65,6 +65,7 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
     """An entry script's `main` as one of the processes that torchrun has started, if it has."""
 
     def run() -> None:
+        """Join the others, run, and leave."""
         start()
         main()
         if size() > 1:

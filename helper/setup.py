@@ -415,9 +415,11 @@ def test_once(run: Run, step: TrainStep, teacher: Teacher | None, test: Loader) 
     whose accuracy on these is `best_val_acc`, and `teacher_acc`.
     """
     run.facts |= evaluate(step.student, test, step.precision)
-    best = copy.deepcopy(getattr(step.student, "deployed", step.student))
+    best = copy.deepcopy(step.student)  # with what brings images to its own size, which checkpoints leave out
     path = run.folder / f"{run.model}_best.pth"
-    best.load_state_dict(distributed.share(load_checkpoint(path)["model"] if distributed.is_main() else None))
+    getattr(best, "deployed", best).load_state_dict(
+        distributed.share(load_checkpoint(path)["model"] if distributed.is_main() else None)
+    )
     run.facts |= {"best_val_acc": run.best_acc, "best_acc": evaluate(best, test, step.precision)["test_acc"]}
     if teacher:
         run.facts["teacher_acc"] = evaluate(teacher.network, test, teacher.precision)["test_acc"]
