@@ -321,6 +321,7 @@ def _parser() -> OneLineParser:
     add("--quiet", action="store_true", help="print only notes and errors")
     # what the steps that are shared with training also read
     parser.set_defaults(compile=False, tf32=False, batch_size=200, subset=None, val_split=None, save_folder="save")
+    parser.set_defaults(rand_augment=0.0, random_erasing=0.0)
     return parser
 
 

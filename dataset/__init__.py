@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import cifar10, cifar100, folder, imagenet, shapes100, tiny_imagenet
+from .augment import Augmenter
 from .contrast import ContrastLoader, ContrastSampler
 from .disk import PHOTOGRAPH, DiskLoader
 from .files import Layout, Splits, checked, choose_side, decoded, find_statistics, fits
@@ -153,6 +154,8 @@ class Reading:
         memory_budget: GiB up to which decoded files are kept in memory; None: the data set's own.
         skip_bad_images: leave out files that cannot be decoded.
         val_split: share of the training images that is held out; None for none.
+        rand_augment: magnitude of RandAugment on training images, 0 to 10; 0 for none.
+        random_erasing: probability that a part of a training image is erased.
         workers: processes of a DiskLoader, and threads that decode.
         fallback: file in which findings are kept where the data set's folder cannot be written.
     """
@@ -163,6 +166,8 @@ class Reading:
     memory_budget: float | None = None
     skip_bad_images: bool = False
     val_split: float | None = None
+    rand_augment: float = 0.0
+    random_erasing: float = 0.0
     workers: int = 0
     fallback: Path | None = None
 
@@ -239,8 +244,10 @@ def get_dataset(
     val = None if splits.val is None else loader(splits.val, train=False)
     if reading.mean or reading.std:
         identity += f" {look_of}"
-    loaders = loader(splits.train, train=True), loader(splits.test, train=False)
-    return Data(*loaders, facts.classes, splits.notes, *look_of, val, identity)
+    train, test = loader(splits.train, train=True), loader(splits.test, train=False)
+    if reading.rand_augment or reading.random_erasing:
+        train.augment(Augmenter(reading.rand_augment, reading.random_erasing, train.normalise, seed))
+    return Data(train, test, facts.classes, splits.notes, *look_of, val, identity)
 
 
 def _divide(splits: Splits, subset: int | None, share: float | None) -> Splits:

@@ -173,11 +173,13 @@ class DiskLoader(Loader):
             yield share, views
 
     def __iter__(self) -> Iterator[Batch]:
-        for share, views in self._read():
+        for step, (share, views) in enumerate(self._read()):
             # as bytes to the device: a quarter of what floating-point numbers take
             first, *second = (view.to(self.device, non_blocking=True).permute(0, 3, 1, 2) for view in views)
             place = share.run.to(self.device)
-            batch = Batch(self.normalise(first), self.labels[place], place, torch.zeros_like(place), share.run)
+            batch = Batch(
+                self._input(first, share, step), self.labels[place], place, torch.zeros_like(place), share.run
+            )
             batch.second_pixels = second[0] if second else None
             yield share.of(batch)
 

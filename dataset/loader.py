@@ -15,6 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
+    from .augment import Augmenter
+
 CROP_PADDING = 4
 SHIFTS = 2 * CROP_PADDING + 1
 VIEWS = SHIFTS * SHIFTS * 2  # every offset of the crop, flipped or not
@@ -77,6 +79,12 @@ class Share:
     def run(self) -> Tensor:
         """Positions of the images to make: one that does not count where this process has none."""
         return self.own if len(self.own) else self.whole[:1]
+
+    @property
+    def rows(self) -> slice:
+        """Where the images `run`, which follow on each other, are in `whole`."""
+        first = int((self.whole == self.run[0]).nonzero()[0])
+        return slice(first, first + len(self.run))
 
     def of(self, batch: Batch) -> Batch:
         """The batch of the images `run`, as a share of the whole one."""
@@ -209,10 +217,12 @@ class Loader:
 
     Attributes:
         views: number of views V that an image has; None where they cannot be numbered.
+        augmenter: see `augment`.
         rank, world: see `shard`.
     """
 
     views: int | None = None
+    augmenter: Augmenter | None = None
 
     def __init__(
         self,
@@ -257,6 +267,16 @@ class Loader:
             return [Share(part, part) for part in order.tensor_split(self.world)[self.rank].split(self.batch_size)]
         steps = order.split(self.batch_size)
         return [Share(step, step if self.world == 1 else step.tensor_split(self.world)[self.rank]) for step in steps]
+
+    def augment(self, augmenter: Augmenter) -> None:
+        """From now on change training images also by this; their views can then no longer be numbered."""
+        self.augmenter, self.views = augmenter, None
+
+    def _input(self, pixels: Tensor, share: Share, step: int) -> Tensor:
+        """The network's input (B, 3, H, W) of uint8 pixels (B, 3, H, W) of a share of the epoch's step."""
+        if self.augmenter is None or not self.train:
+            return self.normalise(pixels)
+        return self.augmenter(pixels, share, self.epoch, step)
 
     def prepare_second_view(self) -> None:
         """Be told, before the first batch, that a second view of its images will be asked for."""
@@ -337,8 +357,10 @@ class MemoryLoader(Loader):
 
     def batch(self, index: Tensor, view: Tensor) -> Batch:
         """The batch of the given positions (B,) and views (B,), both on the CPU."""
-        images = self.normalise(self.raw(index, view))
-        entry = index * VIEWS + view
+        return self._batch(index, view, self.normalise(self.raw(index, view)))
+
+    def _batch(self, index: Tensor, view: Tensor, images: Tensor) -> Batch:
+        entry = index * self.views + view if self.views else index
         index = index.to(self.device)
         return Batch(images, self.labels[index], index, view.to(self.device), entry)
 
@@ -354,7 +376,7 @@ class MemoryLoader(Loader):
 
     def second_view(self, batch: Batch, view: Tensor) -> Tensor:
         """See `Loader.second_view`."""
-        return self.raw(batch.entry // VIEWS, view)
+        return self.raw(batch.entry // (self.views or 1), view)
 
     def pixels(self) -> Tensor:
         """All images of a loader that does not train, (N, 3, H, W) uint8."""
@@ -363,5 +385,7 @@ class MemoryLoader(Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()
-        for step in self._steps(order):
-            yield step.of(self.batch(step.run, views[step.run]))
+        for number, step in enumerate(self._steps(order)):
+            view = views[step.run]
+            images = self._input(self.raw(step.run, view), step, number)
+            yield step.of(self._batch(step.run, view, images))

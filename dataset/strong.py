@@ -4,10 +4,8 @@ RandAugment (Cubuk et al., 2020) as in ildoonet's pytorch-randaugment, the PIL v
 operations, their ranges and its rule that a magnitude of m in 0 to 30 takes an operation m/30 of the way through its
 range. Then Cutout (DeVries and Taylor, 2017): a square hole of the normalised image is 0.
 
-What differs: the operations are those of torchvision.transforms.v2.functional on uint8 tensors, each applied once to
-all images of a batch that drew it; some grey levels come out 1 away from PIL's, and pixels of turned images may come
-from a neighbour. Like PIL's, turned, sheared and shifted images are sampled without interpolation and black beside
-the image.
+What differs are the grey levels and pixels of `operations`. Like PIL's, turned, sheared and shifted images are sampled
+without interpolation and black beside the image.
 
 The ranges were made for images of 224 pixels and are kept: at m = 10 a shift is by 33 pixels, which leaves nothing of
 an image of 32, and posterize keeps one bit. With two operations, 23 % of such images are shifted out of sight.
@@ -15,10 +13,7 @@ an image of 32, and posterize keeps one bit. With two operations, 23 % of such i
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,42 +21,11 @@ from torch import Tensor
 
 from .contrast import ContrastLoader
 from .loader import VIEWS, Batch, Loader, epoch_generator
+from .operations import Beside, Operation, apply_drawn, posterize, solarize, solarize_add, transforms
 
 MAGNITUDES = 30
 RECTANGLE_COLOUR = (125, 123, 114)
-SOLARIZE_ADD_THRESHOLD = 128
-
-
-@functools.cache
-def _functional() -> ModuleType:
-    """The operations of torchvision, imported when they are first needed: it takes seconds, and most runs need none."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
-
-
-def _posterize(images: Tensor, value: float, _place: Tensor) -> Tensor:
-    return _functional().posterize(images, bits=max(1, int(value)))
-
-
-def _solarize(images: Tensor, value: float, _place: Tensor) -> Tensor:
-    # no pixel reaches a higher threshold, and torchvision refuses it
-    return _functional().solarize(images, value) if value <= 255 else images
-
-
-def _solarize_add(images: Tensor, value: float, _place: Tensor) -> Tensor:
-    return _functional().solarize((images + value).clamp_(max=255).to(torch.uint8), SOLARIZE_ADD_THRESHOLD)
-
-
-def _shear(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Shear by slopes about the upper left corner, as PIL's affine transform does."""
-    degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
-    return _functional().affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, center=[0, 0])
-
-
-def _shift(images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Shift by pixels to the left and up, as PIL's affine transform does."""
-    return _functional().affine(images, angle=0.0, translate=[-x, -y], scale=1.0, shear=[0.0, 0.0])
+BLACK = Beside()
 
 
 def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
@@ -82,38 +46,23 @@ def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
     return torch.where((covered[0][:, :, None] & covered[1][:, None, :])[:, None], colour, images)
 
 
-class Operation(NamedTuple):
-    """An operation of RandAugment.
-
-    Attributes:
-        low, high: values at magnitudes 0 and 30.
-        apply: gives the images (B, 3, H, W), uint8, from such images, the value and places (B, 2) between 0 and 1.
-        signed: the value is negated for half of the images.
-    """
-
-    low: float
-    high: float
-    apply: Callable[[Tensor, float, Tensor], Tensor]
-    signed: bool = False
-
-
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(0, 1, lambda images, value, place: _functional().autocontrast(images)),
-    "Equalize": Operation(0, 1, lambda images, value, place: _functional().equalize(images)),
-    "Invert": Operation(0, 1, lambda images, value, place: _functional().invert(images)),
-    "Rotate": Operation(0, 30, lambda images, value, place: _functional().rotate(images, value), signed=True),
-    "Posterize": Operation(0, 4, _posterize),
-    "Solarize": Operation(0, 256, _solarize),
-    "SolarizeAdd": Operation(0, 110, _solarize_add),
-    "Color": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_saturation(images, value)),
-    "Contrast": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_contrast(images, value)),
-    "Brightness": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_brightness(images, value)),
-    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: _functional().adjust_sharpness(images, value)),
-    "ShearX": Operation(0, 0.3, lambda images, value, place: _shear(images, x=value), signed=True),
-    "ShearY": Operation(0, 0.3, lambda images, value, place: _shear(images, y=value), signed=True),
+    "AutoContrast": Operation(0, 1, lambda images, value, place: transforms().autocontrast(images)),
+    "Equalize": Operation(0, 1, lambda images, value, place: transforms().equalize(images)),
+    "Invert": Operation(0, 1, lambda images, value, place: transforms().invert(images)),
+    "Rotate": Operation(0, 30, lambda images, value, place: BLACK.rotate(images, value), signed=True),
+    "Posterize": Operation(0, 4, lambda images, value, place: posterize(images, max(1, int(value)))),
+    "Solarize": Operation(0, 256, lambda images, value, place: solarize(images, value)),
+    "SolarizeAdd": Operation(0, 110, lambda images, value, place: solarize_add(images, value)),
+    "Color": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_saturation(images, value)),
+    "Contrast": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_contrast(images, value)),
+    "Brightness": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_brightness(images, value)),
+    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_sharpness(images, value)),
+    "ShearX": Operation(0, 0.3, lambda images, value, place: BLACK.shear(images, x=value), signed=True),
+    "ShearY": Operation(0, 0.3, lambda images, value, place: BLACK.shear(images, y=value), signed=True),
     "CutoutAbs": Operation(0, 40, _rectangle),
-    "TranslateXabs": Operation(0, 100, lambda images, value, place: _shift(images, x=value), signed=True),
-    "TranslateYabs": Operation(0, 100, lambda images, value, place: _shift(images, y=value), signed=True),
+    "TranslateXabs": Operation(0, 100, lambda images, value, place: BLACK.shift(images, x=value), signed=True),
+    "TranslateYabs": Operation(0, 100, lambda images, value, place: BLACK.shift(images, y=value), signed=True),
 }
 
 
@@ -168,23 +117,11 @@ def rand_augment(images: Tensor, draws: Draws, magnitude: float = 10) -> Tensor:
     Returns:
         (B, 3, H, W) uint8.
     """
-    table = list(OPERATIONS.values())
-    values = [entry.low + magnitude / MAGNITUDES * (entry.high - entry.low) for entry in table]
-    signed = torch.tensor([entry.signed for entry in table])
-    for operation, negative, place in zip(draws.operation.T, draws.negative.T, draws.place.unbind(1), strict=True):
-        # images of one operation and sign are brought together, so that one call serves them all
-        group = 2 * operation + (negative & signed[operation])
-        order = group.argsort()
-        sizes = torch.bincount(group, minlength=2 * len(table)).tolist()
-        parts = images[order.to(images.device)].split(sizes)
-        places = place[order].to(images.device).split(sizes)
-        done = [
-            table[number // 2].apply(part, -values[number // 2] if number % 2 else values[number // 2], where)
-            for number, (part, where) in enumerate(zip(parts, places, strict=True))
-            if len(part)
-        ]
-        images = torch.cat(done)[order.argsort().to(images.device)]
-    return images
+    values = [entry.value(magnitude / MAGNITUDES) for entry in OPERATIONS.values()]
+    count = draws.operation.shape[1]
+    return apply_drawn(
+        images, list(OPERATIONS.values()), [values] * count, draws.operation, draws.negative, draws.place
+    )
 
 
 def cutout(images: Tensor, centre: Tensor, length: int) -> Tensor:

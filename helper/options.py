@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 from dataset import DataError, dataset_dict, look
+from dataset.augment import MAGNITUDES
 from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Distiller, Method, Option, constructor_options
 from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
@@ -31,6 +32,8 @@ RECIPE: dict[str, Any] = {
     "warmup_epochs": 0,
     "optimizer": "sgd",
     "lr_schedule": "step",
+    "rand_augment": 0.0,
+    "random_erasing": 0.0,
     "path_t": "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth",
     "model_s": "resnet8x4",
 }
@@ -138,6 +141,15 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--momentum", type=float, metavar="X", help="SGD momentum (0.9)")
     group.add_argument(
         "--warmup_epochs", "--wram_up", type=int, metavar="N", help="epochs of linear warm-up, 0 or 1 for none"
+    )
+    group.add_argument(
+        "--rand_augment", type=float, metavar="M", help="magnitude of RandAugment, 0 to 10 (0: none; transformers: 9)"
+    )
+    group.add_argument(
+        "--random_erasing",
+        type=float,
+        metavar="X",
+        help="probability that a part of an image is erased (0; transformers: 0.25)",
     )
     group.add_argument(
         "--drop_path", type=float, metavar="X", help="share of dropped branches in a transformer's last block (0.1)"
@@ -253,8 +265,9 @@ def _check_ranges(opt: argparse.Namespace) -> None:
         _check(opt, name, 1)
     for name in ("warmup_epochs", "weight_decay"):
         _check(opt, name, 0)
-    for name in ("lr_end", "drop_path"):
+    for name in ("lr_end", "drop_path", "random_erasing"):
         _check(opt, name, 0, high=1)
+    _check(opt, "rand_augment", 0, high=MAGNITUDES)
     _check(opt, "seed", 0, high=2**63 - 1)
     if opt.sync_bn and opt.compile:
         raise UserError("--sync_bn does not go with --compile")

@@ -49,7 +49,8 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
     files = dataset_dict[opt.dataset].layout is not None
     if opt.num_workers is None:
         opt.num_workers = min(MOST_WORKERS, os.cpu_count() or 1) if files else 0
-    given = {name: getattr(opt, name) for name in ("image_size", "mean", "std", "memory_budget", "val_split")}
+    names = ("image_size", "mean", "std", "memory_budget", "val_split", "rand_augment", "random_erasing")
+    given = {name: getattr(opt, name) for name in names}
     reading = Reading(
         **given,
         skip_bad_images=bool(opt.skip_bad_images),
@@ -231,8 +232,9 @@ def open_cache(
         opt.notes.append("--teacher_cache keeps no strong views, which are too many: the teacher sees these every time")
     if data.train.views is None:
         raise UserError(
-            "--teacher_cache: images that are read from disk have no finite number of views, so that none would be met "
-            "again; leave it out, or keep them in memory with --memory_budget"
+            "--teacher_cache: images that are read from disk or changed by --rand_augment or --random_erasing have no "
+            "finite number of views, so that none would be met again; leave it out, or keep images in memory with "
+            "--memory_budget and unchanged with --rand_augment 0 --random_erasing 0"
         )
     facts = cache_facts(teacher, data.train, precision)
     return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, data.train.views, data.classes)

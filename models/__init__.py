@@ -87,6 +87,8 @@ TRANSFORMER_RECIPE: dict[str, Any] = {
     "weight_decay": 0.05,
     "batch_size": 128,
     "epochs": 300,
+    "rand_augment": 9.0,
+    "random_erasing": 0.25,
 }
 
 # Where a network as a student wants other options than the rest: RepDistiller trains the light networks at 0.01, and

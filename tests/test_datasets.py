@@ -105,9 +105,10 @@ def test_tiny_imagenet_keeps_its_teachers_logits(call, tmp_path, make_teacher):
     assert cached.code == 0, cached.err
     assert "12 training, 6 test images of 64×64, in memory" in cached.out
     assert (only(tmp_path / "cache") / "logits.f16").stat().st_size == 12 * 162 * 3 * 2
-    refused = call("train_student", *words, *data, "--memory_budget", 0, "--teacher_cache", tmp_path / "cache")
-    assert refused.code == 2
-    assert "--teacher_cache: images that are read from disk" in refused.err
+    for changed in (("--memory_budget", 0), ("--rand_augment", 9), ("--random_erasing", 0.5)):
+        refused = call("train_student", *words, *data, *changed, "--teacher_cache", tmp_path / "cache")
+        assert refused.code == 2
+        assert "--teacher_cache: images that are read from disk or changed by" in refused.err
 
 
 def test_imagenet_is_trained(call, tmp_path):

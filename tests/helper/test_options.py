@@ -62,6 +62,7 @@ def test_transformers_have_a_recipe_of_their_own():
     opt = student_options(["--distill", "lg", "--model_s", "deit_ti"])[0]
     assert (opt.optimizer, opt.lr_schedule, opt.lr_end, opt.weight_decay) == ("adamw", "cosine", 0.01, 0.05)
     assert (opt.learning_rate, opt.batch_size, opt.epochs, opt.warmup_epochs) == (5e-4, 128, 300, 20)
+    assert (opt.rand_augment, opt.random_erasing) == (9, 0.25)
     assert not opt.differs
     changed = student_options(
         ["--distill", "lg", "--model_s", "deit_ti", "--lr_schedule", "step", "--optimizer", "sgd", "--momentum", "0.5"]
@@ -73,7 +74,7 @@ def test_transformers_have_a_recipe_of_their_own():
 def test_convolutional_networks_keep_theirs():
     opt = student_options(["--model_s", "resnet8"])[0]
     assert (opt.optimizer, opt.lr_schedule, opt.lr_decay_epochs) == ("sgd", "step", (150, 180, 210))
-    assert opt.lr_end is None
+    assert (opt.lr_end, opt.rand_augment, opt.random_erasing) == (None, 0, 0)
     opt = student_options(
         ["--model_s", "resnet8", "--optimizer", "adamw", "--lr_schedule", "cosine", "--learning_rate", "1e-3"]
     )[0]
@@ -103,6 +104,8 @@ def test_torchvisions_name_of_a_network_that_is_here():
         ("--lr_schedule cosine --lr_end 2", "--lr_end 2.0 must be at least 0 and at most 1"),
         ("--model_s resnet8 --drop_path 0.1", "--drop_path has no effect on resnet8"),
         ("--model_s deit_ti --drop_path 1.5", "--drop_path 1.5 must be"),
+        ("--rand_augment 11", "--rand_augment 11.0 must be at least 0 and at most 10"),
+        ("--random_erasing -0.1", "--random_erasing -0.1 must be at least 0 and at most 1"),
         ("--size_s 0", "--size_s 0 must be at least 1"),
         ("--size_t -3", "--size_t -3 must be at least 1"),
         ("--model_s deit_tiny", "unknown model deit_tiny; did you mean deit_ti"),
