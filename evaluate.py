@@ -23,8 +23,9 @@ from distiller_zoo.evidence import check_log_prior, uncertainty
 from helper import corruptions, cost, metrics, probe
 from helper.checkpoint import check_model, digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
+from helper.flags import OneLineParser, add_data
 from helper.inference import Inference
-from helper.options import OneLineParser, add_data, settle_data
+from helper.options import settle_data
 from helper.outliers import FAR_OUT, check_source, far_out, outside_images
 from helper.precision import Precision
 from helper.results import known_log_prior

@@ -13,9 +13,9 @@ from pathlib import Path
 from dataset import dataset_dict
 from helper.checkpoint import nearest, write_file
 from helper.errors import UserError, run_command
+from helper.flags import OneLineParser
 from helper.gallery import EACH, KINDS, NETWORKS, TOGETHER, Drawn, draw_all, draw_curves
 from helper.network_figures import Laboratory, check_classes
-from helper.options import OneLineParser
 from helper.page import render_page
 from helper.results import SELECTIONS, Runs, read_runs
 from helper.tables import FORMATS, table, unfinished_lines

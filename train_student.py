@@ -15,7 +15,8 @@ from helper.checkpoint import load_network, new_network
 from helper.distributed import share, size, together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
-from helper.options import dataset_label, name_suffix, student_options
+from helper.options import student_options
+from helper.recipe import dataset_label, name_suffix
 from helper.run import safe_name
 from helper.setup import (
     adapt_networks,

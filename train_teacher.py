@@ -12,7 +12,8 @@ from helper.checkpoint import new_network
 from helper.distributed import together
 from helper.errors import UserError, run_command
 from helper.loops import TrainStep
-from helper.options import dataset_label, name_suffix, teacher_options
+from helper.options import teacher_options
+from helper.recipe import dataset_label, name_suffix
 from helper.run import safe_name
 from helper.setup import (
     begin,

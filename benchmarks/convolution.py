@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from helper.cpu_convolution import adapt
 from helper.errors import run_command
-from helper.options import OneLineParser
+from helper.flags import OneLineParser
 
 from . import plain
 from .timing import gemm_line, gemm_rates, interleave, machine

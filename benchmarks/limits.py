@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset import MemoryLoader, cifar100
 from helper.errors import run_command
-from helper.options import OneLineParser
+from helper.flags import OneLineParser
 from helper.precision import Precision
 from models import model_dict
 

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from helper.errors import run_command
-from helper.options import OneLineParser
+from helper.flags import OneLineParser
 from helper.precision import pick_device
 
 from .plain import add_machine, count, positive, read_images, train_stretch

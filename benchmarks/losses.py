@@ -167,7 +167,7 @@ def make_method(name: str, sizes: Sizes) -> Distiller:
     known = Shapes(*shapes, sizes.classes, sizes.samples)
     m = registry[name].build(known, **options).train()
     m.transforms.extend(transform_registry[flag](known) for flag in m.implies)
-    m.temperature = registry[name].recipe.get("kd_T", m.temperature)
+    m.temperature = registry[name].temperature
     if name == "wkd_l":
         m.cost = transport_cost(class_similarity(torch.randn(sizes.classes, 4, 2)))
     elif type(m).prepare is not Distiller.prepare:

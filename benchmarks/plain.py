@@ -31,8 +31,9 @@ from dataset import DataError, ImageData, cifar100
 from distiller_zoo import registry
 from helper.checkpoint import check_model, load_network, new_network
 from helper.errors import UserError, run_command
-from helper.options import RECIPE, OneLineParser
+from helper.flags import OneLineParser
 from helper.precision import pick_device
+from helper.recipe import RECIPE
 from helper.schedule import Schedule
 from helper.teacher import check_teacher_file, teacher_name
 from models import model_recipe

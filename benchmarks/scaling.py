@@ -28,7 +28,7 @@ from torch import Tensor
 from distiller_zoo import LDRLD, registry
 from distiller_zoo.base import LogitDistiller
 from helper.errors import UserError, run_command
-from helper.options import OneLineParser
+from helper.flags import OneLineParser
 from helper.precision import Precision
 
 from . import plain

@@ -20,8 +20,8 @@ from torch import Tensor
 from dataset import EVALUATION_BATCH, MemoryLoader, cifar100
 from helper.checkpoint import load_network
 from helper.errors import run_command
+from helper.flags import OneLineParser
 from helper.inference import Inference
-from helper.options import OneLineParser
 from helper.precision import Precision, pick_device
 from helper.teacher import check_teacher_file, teacher_name
 

@@ -43,9 +43,10 @@ from distiller_zoo import Shapes
 from distiller_zoo.base import Output
 from helper.checkpoint import check_model, load_network
 from helper.errors import UserError, run_command
+from helper.flags import OneLineParser
 from helper.logger import Progress
 from helper.loops import TrainStep, train_epoch
-from helper.options import OneLineParser, student_options
+from helper.options import student_options
 from helper.precision import Precision
 from helper.setup import (
     adapt_networks,

@@ -416,6 +416,11 @@ class Method:
     weights: Mapping[str, float]
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def temperature(self) -> float:
+        """The published one, T > 0."""
+        return self.recipe.get("kd_T", Distiller.temperature)
+
     def options(self) -> list[Option]:
         """The flags that this method takes."""
         return constructor_options(self.build)

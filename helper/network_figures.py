@@ -59,7 +59,7 @@ class Laboratory:
     """Loads data and teachers when they are first needed, and keeps them.
 
     Args:
-        opt: with the flags of data sets (`helper.options.add_data`), `device`, `precision`, `path_t`, `classes` and
+        opt: with the flags of data sets (`helper.flags.add_data`), `device`, `precision`, `path_t`, `classes` and
             `notes`, which grows.
         best: take the best checkpoints in place of the last.
     """

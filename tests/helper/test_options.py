@@ -7,7 +7,8 @@ import pytest
 from distiller_zoo import registry, transform_registry
 from distiller_zoo.base import constructor_options
 from helper.errors import UserError
-from helper.options import name_suffix, student_options, teacher_options
+from helper.options import student_options, teacher_options
+from helper.recipe import name_suffix
 
 
 def settings(arguments: str) -> dict:
