@@ -156,6 +156,17 @@ def test_val_split_leaves_the_test_set_for_the_end(call, flags, tmp_path, make_t
     assert ("teacher_acc" in summary and "teacher_val_acc" in summary) == (script == "train_student")
 
 
+def test_the_best_epoch_is_tested_at_the_networks_own_size(call, flags, tmp_path, monkeypatch):
+    found, evaluate = [], helper.setup.evaluate
+    monkeypatch.setattr(helper.setup, "evaluate", lambda *words: found.append(evaluate(*words)) or found[-1])
+    words = ("--model", "resnet8", "--size", 24, "--epochs", 1, "--val_split", 0.4)
+    assert call("train_teacher", *words, *flags).code == 0
+    best, out = only(tmp_path / "save" / "models", "*/resnet8_best.pth"), tmp_path / "figures.json"
+    shown = call("evaluate", "--path", best, *flags[2:4], *COMMON, "--out", out, "--parts", "accuracy")
+    assert shown.code == 0, shown.err
+    assert found[-1]["test_loss"] == pytest.approx(json.loads(out.read_text())["accuracy"]["nll"], rel=1e-4)
+
+
 # Command lines and errors
 
 
