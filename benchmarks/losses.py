@@ -2,6 +2,7 @@
 
     python -m benchmarks.losses                                         # all, B 64 and 256, C 100 and 1000
     python -m benchmarks.losses --methods ldrld,crd --batch 64,1024 --classes 1000 --threads 1
+    python -m benchmarks.losses --methods ldrld --compile               # ours as the flag of train_student.py has it
 
 A run is the loss and its gradients with respect to the student's outputs and the adapters. Losses whose cost depends on
 C are run for every C; features have the shapes of a resnet32x4 and a resnet8x4 for images of 32×32. Both versions have
@@ -21,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,12 @@ def own_loss(name: str, m: Distiller, x: Step) -> Tensor:
     return m.kd(x)
 
 
+def compiled(case: Case) -> Case:
+    """The case with our version compiled, as a part of what `--compile` of train_student.py compiles."""
+    torch.compiler.reset()  # each case is new code, and not one more shape of the last one
+    return replace(case, ours=torch.compile(case.ours, dynamic=False))
+
+
 def depends_on_classes(name: str) -> bool:
     return issubclass(registry[name].build, LogitDistiller) or name in ("catkd", "srrl")
 
@@ -233,6 +240,9 @@ def bench(name: str, sizes: Sizes, opt: argparse.Namespace) -> bool:
     columns = f"{name:<12} {sizes.batch:>5} {sizes.classes if depends_on_classes(name) else 'features':>9}"
     try:
         case = make_case(name, sizes, opt.device)
+        if opt.compile:
+            case = compiled(case)
+            gradients(case.ours(), case.leaves)  # the compiler's time is nobody's
         start = time.perf_counter()
         error = difference(case)
         slow = time.perf_counter() - start > opt.seconds  # one pair then says it: the noise is of shorter runs
@@ -270,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="S",
         help="for a line, about (10); one pair where a run takes longer",
     )
+    parser.add_argument("--compile", action="store_true", help="compile ours")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch (its default)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), metavar="NAME", help="(cpu)")
     opt = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """The losses against their literal versions at a small size, and the harness that times them; no time is asserted."""
 
+import functools
 import math
 
 import pytest
@@ -20,6 +21,12 @@ def test_every_method_has_a_literal_version():
 @pytest.mark.parametrize("name", losses.LITERAL)
 def test_both_versions_agree(name):
     assert losses.difference(losses.make_case(name, SMALL, CPU)) < losses.TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["ldrld", "ekd", "hint"])
+def test_the_compiled_version_agrees(name, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no C++ to wait for
+    assert losses.difference(losses.compiled(losses.make_case(name, SMALL, CPU))) < losses.TOLERANCE
 
 
 @pytest.mark.parametrize("k", [2, 3, 12])
