@@ -23,7 +23,7 @@ from distiller_zoo.evidence import check_log_prior, uncertainty
 from helper import corruptions, cost, metrics, probe
 from helper.checkpoint import check_model, digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
-from helper.flags import OneLineParser, add_data
+from helper.flags import OneLineParser, add_data, without_training
 from helper.inference import Inference
 from helper.options import settle_data
 from helper.outliers import FAR_OUT, check_source, far_out, outside_images
@@ -320,9 +320,8 @@ def _parser() -> OneLineParser:
         help="where all figures go as JSON (evaluation.json or evaluation_train.json beside the checkpoint)",
     )
     add("--quiet", action="store_true", help="print only notes and errors")
-    # what the steps that are shared with training also read
-    parser.set_defaults(compile=False, tf32=False, batch_size=200, subset=None, val_split=None, save_folder="save")
-    parser.set_defaults(rand_augment=0.0, random_erasing=0.0)
+    without_training(parser)
+    parser.set_defaults(save_folder="save")
     return parser
 
 

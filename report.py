@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset import dataset_dict
 from helper.checkpoint import nearest, write_file
 from helper.errors import UserError, run_command
-from helper.flags import OneLineParser
+from helper.flags import OneLineParser, without_training
 from helper.gallery import EACH, KINDS, NETWORKS, TOGETHER, Drawn, draw_all, draw_curves
 from helper.network_figures import Laboratory, check_classes
 from helper.page import render_page
@@ -22,6 +22,7 @@ from helper.tables import FORMATS, table, unfinished_lines
 from helper.teacher import check_teacher_file
 
 WATCH_SECONDS = 10.0
+OVER = "kd"  # method that gains are measured from
 FIGURES = (
     "curves: test accuracy by epoch. parameters, seconds: accuracy against the student's size and the time of "
     "training. temperature, label_in_topk, sort_changed: what runs recorded under these names, by epoch. weights: "
@@ -53,7 +54,7 @@ def _parser() -> OneLineParser:
         "--runs", type=_words, metavar="A,B", help="only runs whose folder's name fits a pattern such as '*_kd_*'"
     )
     group.add_argument("--select", default="last", choices=list(SELECTIONS), help="accuracy of which epoch (last)")
-    group.add_argument("--over", default="kd", metavar="METHOD", help="method that gains are measured from (kd)")
+    group.add_argument("--over", metavar="METHOD", help=f"method that gains are measured from ({OVER})")
     group = parser.add_argument_group("table")
     group.add_argument(
         "--format", default="text", choices=[*FORMATS, "html"], help="html: one page with curves and all runs (text)"
@@ -89,10 +90,10 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
         "--data_folder", default=os.environ.get("KD_DATA", "./data"), metavar="DIR", help="where data sets lie"
     )
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
-    # what the steps that are shared with training also read
-    of_data = ("image_size", "mean", "std", "memory_budget", "skip_bad_images", "num_workers", "val_split", "subset")
-    parser.set_defaults(**dict.fromkeys(of_data), precision="auto", compile=False, tf32=False, batch_size=1, quiet=True)
-    parser.set_defaults(seed=0, notes=[])
+    without_training(parser)
+    # and of the flags of data sets, which are those of each run
+    of_data = ("image_size", "mean", "std", "memory_budget", "skip_bad_images", "num_workers")
+    parser.set_defaults(**dict.fromkeys(of_data), precision="auto", quiet=True, seed=0, notes=[])
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -135,7 +136,7 @@ def render(opt: argparse.Namespace, runs: Runs, drawn: Sequence[Drawn]) -> str:
         runs: at least one finished or running.
         drawn: figures for the page.
     """
-    lines, notes = table(runs.cells, opt.select, opt.over)
+    lines, notes = table(runs.cells, opt.select, opt.over or OVER)
     if opt.page:
         return render_page(runs, lines, notes, drawn)
     if opt.watch is not None:
@@ -161,7 +162,7 @@ def put(opt: argparse.Namespace, text: str) -> None:
 
 
 def watch(opt: argparse.Namespace) -> None:
-    """Read the runs and show them, until a signal ends it."""
+    """Read the runs and show them, until a signal ends it or nobody reads on."""
     screen = CLEAR if sys.stdout.isatty() else ""
     while True:
         try:
@@ -194,6 +195,9 @@ def main() -> None:
         raise UserError(
             f"no finished run on {opt.dataset} below {opt.save_folder}; see --save_folder, --dataset and --runs"
         )
+    methods = {cell.method for cell in runs.cells}
+    if opt.over and opt.over not in methods:
+        raise UserError(f"--over {opt.over}: no finished run there has this method; there are {', '.join(methods)}")
     drawn: list[Drawn] = []
     if opt.figures:
         laboratory = Laboratory(opt, best=opt.select == "best")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def run_command(main: Callable[[], None]) -> int:
 
     Returns:
         0, 2 (`UserError`), 3 (`RunError`, `DataError`, or no memory left on the GPU) or 128 + the number of the signal
-        that ended the run.
+        that ended the run, or would have, had the output a reader.
     """
     signal.signal(signal.SIGINT, _on_signal)
     signal.signal(signal.SIGTERM, _on_signal)
@@ -130,6 +131,9 @@ def _exit_code(main: Callable[[], None]) -> int:
         return _end(_one_line(error).split(". ")[0] + "; lower --batch_size", 3)
     except Interrupted as stop:
         return _stopped(stop)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written fails as well
+        return _end("nobody reads the output any more", 128 + signal.SIGPIPE)
     except Exception as error:
         if str(error).startswith("DataLoader worker"):
             # a worker that a signal ended, the run's own or its own alone

@@ -83,6 +83,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def without_training(parser: argparse.ArgumentParser) -> None:
+    """Give a script that does not train what the reading of a data set asks of the flags of those that do."""
+    parser.set_defaults(subset=None, val_split=None, rand_augment=0.0, random_erasing=0.0, batch_size=200)
+    parser.set_defaults(compile=False, tf32=False)
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Flags of both scripts. A default of None stands for the recipe's value."""
     group = parser.add_argument_group("training (defaults: the recipe of the data set, network and method)")

@@ -19,8 +19,14 @@ from .run import INCIDENTAL
 FOLDERS = ("models", "student_model")  # kinds of runs below a save folder
 SELECTIONS = {"last": "test_acc", "best": "best_acc"}  # of a summary
 FEWEST_TRIALS = 3  # that a test of a difference takes
-# what two settings must share to be compared, besides the student's network
-SCHEDULE = ("dataset", "epochs", "batch_size", "subset", "precision")
+# what two settings must share to be compared, besides the student's network and, of two students, the teacher; of these
+# options, a method may have values of its own
+SCHEDULE = (
+    *("dataset", "epochs", "batch_size", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "lr_schedule", "lr_end"),
+    *("weight_decay", "subset", "val_split", "image_size", "mean", "std", "rand_augment", "random_erasing"),
+    *("size_s", "drop_path", "precision"),
+)
+TEACHER = ("model_t", "teacher_sha256", "size_t")
 NEEDED = {"dataset": str, "epochs": int, "trial": str}  # of options.json
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -170,8 +176,11 @@ def read_runs(save_folder: Path, dataset: str, patterns: Sequence[str] = ("*",))
     Raises:
         UserError: a file of a finished run is damaged or of an older version, or two runs are the same one.
     """
-    folders = [path.parent for kind in FOLDERS for path in (save_folder / kind).glob("*/options.json")]
+    folders = [path for kind in FOLDERS for path in (save_folder / kind).glob("*/")]
     folders = [folder for folder in folders if any(fnmatch.fnmatchcase(folder.name, pattern) for pattern in patterns)]
+    traces = [folder for folder in folders if (folder / "summary.json").exists() or (folder / "metrics.jsonl").exists()]
+    folders = [folder for folder in folders if (folder / "options.json").exists()]
+    lost = [f"{folder} has no options.json and tells of no run: left out" for folder in traces if folder not in folders]
     finished = [folder for folder in folders if (folder / "summary.json").exists()]
     cells: dict[str, Cell] = {}
     for folder in sorted(finished, key=_finished_at):
@@ -183,7 +192,7 @@ def read_runs(save_folder: Path, dataset: str, patterns: Sequence[str] = ("*",))
             _enter(record, cells)
     tell_apart(list(cells.values()))
     running, notes = _read_running([folder for folder in folders if folder not in finished], dataset)
-    return Runs(list(cells.values()), running, notes)
+    return Runs(list(cells.values()), running, [*sorted(lost), *notes])
 
 
 def _finished_at(folder: Path) -> float:
@@ -333,19 +342,33 @@ def gain(cell: Cell, baseline: Cell, key: str) -> Gain | None:
     return Gain(statistics.mean(differences), len(common), p)
 
 
-def baseline_of(cell: Cell, cells: Sequence[Cell], method: str) -> Cell | None:
+def _differing(cell: Cell, other: Cell, method: str) -> list[str]:
+    """The options in which a cell must equal one that it is compared with, and does not."""
+    registered = registry.get(cell.options.get("distill", ""))
+    own = set(registered.recipe) if registered else set()
+    keys = [key for key in SCHEDULE if key not in own] + (list(TEACHER) if method != "labels" else [])
+    # an option that an older run does not have is as if it had not been given
+    return [key for key in keys if (cell.options.get(key) or None) != (other.options.get(key) or None)]
+
+
+def baseline_of(cell: Cell, cells: Sequence[Cell], method: str) -> tuple[Cell | None, str]:
     """The cell of a method with the same student and schedule, and the same teacher where it has one.
 
-    None where there is none or more than one, and for the baseline itself.
+    Returns:
+        The cell; None where there is none or more than one, and for those of the method itself. And why there is none
+        although the student has runs of the method; empty otherwise.
     """
-
-    def fits(other: Cell) -> bool:
-        same_teacher = method == "labels" or other.pair == cell.pair
-        same_schedule = all(other.options.get(key) == cell.options.get(key) for key in SCHEDULE)
-        return other.method == method and other.student == cell.student and same_teacher and same_schedule
-
-    found = [other for other in cells if fits(other)]
-    return found[0] if len(found) == 1 and found[0] is not cell else None
+    if cell.method == method:
+        return None, ""
+    candidates = [other for other in cells if other.method == method and other.student == cell.student]
+    differing = {id(other): _differing(cell, other, method) for other in candidates}
+    found = [other for other in candidates if not differing[id(other)]]
+    if len(found) == 1:
+        return found[0], ""
+    if found:
+        return None, f"{len(found)} settings of {method} fit"
+    fewest = min(differing.values(), key=len, default=[])
+    return None, f"{method} has another {', another '.join(fewest)}" if fewest else ""
 
 
 @cache

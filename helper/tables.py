@@ -27,12 +27,14 @@ def table(cells: Sequence[Cell], select: str, baseline: str) -> tuple[list[Line]
     header = ("run", "epochs", "trials", f"{select} acc", "over labels", f"over {baseline}", "published", "images/s")
     lines: list[Line] = [header]
     sources: list[str] = []
+    missing: list[str] = []
     for cell in cells:
         known = published(cell)
         if known and known["source"] not in sources:
             sources.append(known["source"])
-        bases = (baseline_of(cell, cells, method) for method in ("labels", baseline))
-        gains = [gain(cell, base, key) if base else None for base in bases]
+        bases = {method: baseline_of(cell, cells, method) for method in ("labels", baseline)}
+        gains = [gain(cell, base, key) if base else None for base, _ in bases.values()]
+        missing += [f"{cell.label}: no gain over {method}, {why}" for method, (_, why) in bases.items() if why]
         figures = (
             mean_and_spread(cell.values(key)),
             *(str(found) if found else "-" for found in gains),
@@ -41,7 +43,7 @@ def table(cells: Sequence[Cell], select: str, baseline: str) -> tuple[list[Line]
         )
         lines.append((cell.label, str(cell.options["epochs"]), str(len(cell.runs)), *figures))
     teachers = {summary["teacher_acc"] for cell in cells for summary in cell.summaries if "teacher_acc" in summary}
-    notes = [f"teacher: test acc {accuracy:.2f}" for accuracy in sorted(teachers)]
+    notes = [*(f"teacher: test acc {accuracy:.2f}" for accuracy in sorted(teachers)), *missing]
     if sources:
         notes.append("published figures are of full schedules and may be of the best epoch:")
     return lines, [*notes, *(f"[{number}] {source}" for number, source in enumerate(sources, start=1))]
@@ -67,14 +69,20 @@ def as_markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
 
 
 def as_csv(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """Comma-separated values; the notes are left out."""
+    """Comma-separated values; the sources of published figures are a column, other notes are left out."""
+    sources = dict(note.split(" ", 1) for note in notes if note.startswith("["))
+    place = lines[0].index("published")
+    rows = [[*lines[0], "source"]]
+    for line in lines[1:]:
+        value, _, mark = line[place].partition(" ")
+        rows.append([*line[:place], value, *line[place + 1 :], sources.get(mark, "")])
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
 def as_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
-    """A tabular with booktabs' rules; the notes are comments."""
+    """A tabular with booktabs' rules, and the notes below it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
 
@@ -83,7 +91,8 @@ def as_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
 
     rows = [" & ".join(map(escape, line)) + r" \\" for line in lines]
     body = [rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
-    return "\n".join([*(f"% {note}" for note in notes), *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    below = [r"\par\smallskip\footnotesize", *(escape(note) + r"\par" for note in notes)] if notes else []
+    return "\n".join(["{", *body, r"\bottomrule", r"\end{tabular}", *below, "}"]) + "\n"
 
 
 FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv, "latex": as_latex}

@@ -10,8 +10,8 @@
 #   PYTHON=FILE                    the interpreter (.venv's where there is one)
 #
 # and, as the first argument of the script, --list: print the commands, one on a line, instead. Other arguments go to
-# every run. Runs that are finished are skipped, those that were cut off go on. One that fails does not stop the others;
-# it is named at the end, with its log.
+# every run. A selection that fits no run is an error. Runs that are finished are skipped, those that were cut off go
+# on. One that fails does not stop the others; it is named at the end, with its log.
 # shellcheck shell=sh
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
@@ -24,6 +24,8 @@ if [ "${1:-}" = --list ]; then
     shift
 fi
 logs=save/logs
+selection=  # whether any run was selected
+nothing=4   # exit code where none was
 
 # selected WORD LIST: whether a word is in a list; every word is in an empty one
 selected() {
@@ -34,20 +36,25 @@ selected() {
 method() {
     name=kd
     changes=
+    kl=0
     while [ $# -gt 0 ]; do
         case $1 in
             --distill) name=$2 ;;
             --optimizer) changes="$changes+$2" ;;
+            -a) kl=$2 ;;
             --sort | --ekd | --curriculum_T) changes="$changes+${1#--}" ;;
             --logit-stand | --logit_stand) changes="$changes+logit_stand" ;;
         esac
         shift
     done
+    # with the KL of logits besides, which its own -a weighs
+    case $name:$kl in crd:0) ;; crd:*) changes="+kd$changes" ;; esac
     echo "$name$changes"
 }
 
 # run NAME COMMAND...: a command of the interpreter, with its output on the terminal and in NAME's log
 run() {
+    selection=fits
     log="$logs/$1.log"
     shift
     if [ -n "$LIST" ]; then
@@ -108,13 +115,28 @@ distill() {
 script() {
     name=$1
     shift
-    PYTHON=$PYTHON sh "scripts/$name" ${LIST:+--list} "$@" && return
+    status=0
+    PYTHON=$PYTHON INNER=1 sh "scripts/$name" ${LIST:+--list} "$@" || status=$?
+    case $status in
+        0) selection=fits ;;
+        "$nothing") ;;
+        *) failed_script "$name" ;;
+    esac
+}
+
+# failed_script NAME
+failed_script() {
+    selection=fits
     mkdir -p "$logs"
     echo "scripts/$name" >> "$logs/failed.$$"
 }
 
 finish() {
     status=$?
+    if [ "$status" = 0 ] && [ -z "$selection" ]; then
+        [ -n "${INNER:-}" ] || echo "no run fits PAIRS='${PAIRS:-}' METHODS='${METHODS:-}'; --list shows them all" >&2
+        exit "$nothing"
+    fi
     [ -s "$logs/failed.$$" ] || exit "$status"
     echo "these runs failed, see their logs:" >&2
     sed 's/^/  /' "$logs/failed.$$" >&2

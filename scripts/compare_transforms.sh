@@ -1,7 +1,9 @@
 #!/bin/sh
-# What sorting, standardising, a learned temperature and evidence do to logit methods: resnet56 -> resnet20, weights as
-# published for the pair. TEACHER names the checkpoint (save/models/resnet56_vanilla/ckpt_epoch_240.pth).
-# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
+# What sorting, standardising, a learned temperature and evidence do to logit methods: resnet56 -> resnet20, one
+# schedule for all. Weights are published ones where there are any: LDRLD's are of another pair, those of evidence
+# under DKD were chosen here, and MLKD's authors halve the learning rate. TEACHER names the checkpoint
+# (save/models/resnet56_vanilla/ckpt_epoch_240.pth). common.sh says how to choose from the runs and how to list them;
+# further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
 

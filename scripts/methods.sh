@@ -1,5 +1,7 @@
-# Sourced after common.sh: every method with its published weights on CIFAR-100. The weights that depend on the pair are
-# those of the authors' configurations; where these lack a pair, the one of resnet32x4 -> resnet8x4 is taken.
+# Sourced after common.sh: every method with its published weights on CIFAR-100, but for EKD, whose teachers are
+# evidential ones (run_cifar_ekd.sh). The weights that depend on the pair are those of the authors' configurations; where
+# these lack a pair, the one of resnet32x4 -> resnet8x4 is taken. MLKD's authors took 480 epochs for some pairs of
+# different architectures, which are not named.
 # shellcheck shell=sh
 
 # weights_of METHOD TEACHER:STUDENT: the flags that depend on the pair
@@ -22,6 +24,14 @@ weights_of() {
         catkd:ResNet50:MobileNetV2) echo "-b 40 --cam_normalize" ;;
         catkd:vgg13:MobileNetV2) echo "-b 15 --cam_normalize" ;;
         catkd:*) echo "-b 15" ;;
+        wkd_l:wrn_40_2:ShuffleV1) echo "-b 200 --kd_T 6" ;;
+        wkd_l:*) echo "-b 600" ;;
+        wkd_f:wrn_40_2:ShuffleV1) echo "-b 0.3 --rho 3 --grid 4" ;;
+        wkd_f:*) echo "-b 0.08" ;;
+        mlkd:resnet32x4:Shuffle*) echo "--learning_rate 0.01 --epochs 960" ;;
+        mlkd:*:Shuffle* | mlkd:*:MobileNetV2) echo "--learning_rate 0.01 --epochs 480" ;;
+        mlkd:vgg13:vgg8) echo "--learning_rate 0.01" ;;
+        mlkd:*) echo "--learning_rate 0.025" ;;
     esac
 }
 
@@ -58,10 +68,14 @@ every_method() {
     distill "$@" --distill dkd $(weights_of dkd "$1:$2")
     distill "$@" --distill dist -a 2 -b 2
     # shellcheck disable=SC2046
+    distill "$@" --distill mlkd -r 0.1 -a 0.9 $(weights_of mlkd "$1:$2")
+    # shellcheck disable=SC2046
     distill "$@" --distill catkd $(weights_of catkd "$1:$2")
     distill "$@" --distill simkd -b 1
     distill "$@" --distill srrl -b 1
-    distill "$@" --distill wkd_l -a 1 -b 600
-    distill "$@" --distill wkd_f -b 0.08
+    # shellcheck disable=SC2046
+    distill "$@" --distill wkd_l -a 1 $(weights_of wkd_l "$1:$2")
+    # shellcheck disable=SC2046
+    distill "$@" --distill wkd_f $(weights_of wkd_f "$1:$2")
     distill "$@" --distill kd -r 0.1 -a 0.9 --optimizer dot
 }

@@ -1,8 +1,9 @@
 #!/bin/sh
 # EKD on CIFAR-100: evidential teachers, then their students with the published weights, priors and warm-ups per pair.
-# The priors are those that the authors' teachers had learned. Another teacher learns another one, which is `log_prior`
-# in its summary.json: give that to the students instead, --ekd_prior X. common.sh says how to choose from the runs and
-# how to list them; further arguments go to every student.
+# The last two lines, under DKD and MLKD, are settings of the code's first upload. The priors are those that the
+# authors' teachers had learned. Another teacher learns another one, which is `log_prior` in its summary.json: give
+# that to the students instead, --ekd_prior X. common.sh says how to choose from the runs and how to list them;
+# further arguments go to every student.
 set -eu
 . "$(dirname "$0")/common.sh"
 
@@ -35,3 +36,7 @@ evidential ResNet50 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 3.0 --ekd_prior -1.
 evidential vgg13 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 3.0 --ekd_prior -1.23 --ekd_warmup 150 "$@"
 evidential wrn_40_2 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.21 --ekd_warmup 150 "$@"
 evidential wrn_40_2 resnet8x4 --distill ekd -r 1 -a 6.0 -b 3.0 --ekd_prior -1.16 --ekd_warmup 30 "$@"
+
+evidential resnet32x4 resnet8x4 --distill dkd -r 1 -a 4.5 -b 36 --kd_T 1 --ekd --ekd_weight 40.5 --ekd_prior -1.22 "$@"
+evidential resnet32x4 resnet8x4 --distill mlkd -r 0.1 -a 0.9 --ekd --ekd_weight 4.5 --ekd_prior -1.22 \
+    --learning_rate 0.025 --epochs 480 "$@"

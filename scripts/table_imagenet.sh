@@ -1,6 +1,7 @@
 #!/bin/sh
 # ImageNet: plain students and every method with a published recipe, for the two pairs of the papers. The teachers are
-# torchvision's weights, which it downloads; the data are in the folder that KD_DATA names.
+# torchvision's weights, which it downloads; the data are in the folder that KD_DATA names. EKD's priors were learned by
+# evidential teachers of its authors, which these are not.
 # common.sh says how to choose from the runs and how to list them; further arguments go to every run.
 set -eu
 . "$(dirname "$0")/common.sh"
@@ -32,14 +33,14 @@ for pair in imagenet_ResNet34:imagenet_ResNet18 imagenet_ResNet50:imagenet_Mobil
     imagenet 256 $pair --distill dist -r 1 -a 2 -b 2 --kd_T 1 "$@"
     imagenet 256 $pair --distill simkd -b 1 --epochs 120 "$@"
     imagenet 256 $pair --distill wsld -a 2.5 --kd_T 2 "$@"
-    imagenet 512 $pair --distill mlkd -r 0.5 -a 0.5 --kd_T 1 "$@"
 done
 
 pair=imagenet_ResNet34:imagenet_ResNet18
 imagenet 512 $pair --distill dkd -r 1 -a 1 -b 0.5 --kd_T 1 --kd_warmup 1 "$@"
 imagenet 512 $pair --distill dkd -r 1 -a 1 -b 0.5 --kd_T 1 --kd_warmup 1 --sort "$@"
 imagenet 512 $pair --distill ekd -r 1 -a 1.0 -b 0.05 --ekd_prior -1.46 --ekd_warmup 1 "$@"
-imagenet 256 $pair --distill ReviewKD -b 1 "$@"
+imagenet 512 $pair --distill mlkd -r 0.5 -a 0.5 --kd_T 1 --learning_rate 0.1 "$@"
+imagenet 256 $pair --distill ReviewKD -b 1 --kd_warmup 1 "$@"
 imagenet 256 $pair --distill wkd_l -a 1 -b 30 --kd_T 2 --decay_epoch 0 --decay_end 100 "$@"
 imagenet 256 $pair --distill wkd_f -b 0.02 --decay_epoch 0 --decay_end 100 "$@"
 imagenet 512 $pair --distill catkd -b 0.5 --cam_resolution 4 "$@"
@@ -50,7 +51,8 @@ pair=imagenet_ResNet50:imagenet_MobileNetV1
 imagenet 512 $pair --distill dkd -r 1 -a 1 -b 2 --kd_T 1 --kd_warmup 1 "$@"
 imagenet 512 $pair --distill dkd -r 1 -a 1 -b 2 --kd_T 1 --kd_warmup 1 --sort "$@"
 imagenet 512 $pair --distill ekd -r 1 -a 2.0 -b 0.1 --ekd_prior -1.73 --ekd_warmup 1 "$@"
-imagenet 256 $pair --distill ReviewKD -b 8 "$@"
+imagenet 512 $pair --distill mlkd -r 0.5 -a 0.5 --kd_T 1 "$@"
+imagenet 256 $pair --distill ReviewKD -b 8 --kd_warmup 1 "$@"
 imagenet 256 $pair --distill wkd_l -a 1 -b 25 --kd_T 2 --kappa 2 --decay_epoch 0 --decay_end 100 "$@"
 imagenet 256 $pair --distill wkd_f -b 0.005 --decay_epoch 0 --decay_end 100 "$@"
 imagenet 512 $pair --distill catkd -b 10 --cam_resolution 2 --cam_normalize "$@"

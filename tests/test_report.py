@@ -96,7 +96,8 @@ def test_gains_are_paired_by_trial(tmp_path, monkeypatch, capsys):
     assert cells["ldrld"]["over kd"] == f"+2.00 (p = {expected:.2g})"
     assert cells["kd"]["over labels"] == f"+10.00 (p = {stats.ttest_rel([60, 61, 62], [50, 52, 51]).pvalue:.2g})"
     assert cells["kd"]["over kd"] == cells["from"]["over labels"] == "-"
-    assert cells["kd"]["published"] == "70.66 [1]"
+    assert cells["kd"]["published"] == "70.66"
+    assert cells["kd"]["source"].startswith("RepDistiller README")
     assert cells["ldrld"]["last acc"] == "63.00 ± 1.00"
 
 
@@ -120,6 +121,50 @@ def test_other_schedules_and_unequal_trials_are_not_compared(tmp_path, monkeypat
     assert all(row[4:6] == ["-", "-"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "why"),
+    [
+        ({"teacher_sha256": "a" * 64}, {"teacher_sha256": "b" * 64}, "kd has another teacher_sha256"),
+        ({}, {"learning_rate": 5.0, "lr_decay_epochs": [1]}, "kd has another learning_rate, another lr_decay_epochs"),
+        ({}, {"val_split": None, "rand_augment": 9.0}, "kd has another rand_augment"),
+    ],
+)
+def test_other_teachers_and_schedules_are_not_compared(tmp_path, monkeypatch, capsys, theirs, ours, why):
+    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0}
+    make_run(tmp_path / "student_model" / "kd", "1", [60.0, 61.0], distill="kd", **pair, **theirs)
+    make_run(tmp_path / "student_model" / "dist", "1", [60.0, 65.0], distill="dist", **pair, **ours)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert f"resnet20, dist -r 1 -a 1: no gain over kd, {why}\n" in out.out
+    assert "+4.00" not in out.out
+
+
+def test_a_method_may_have_a_schedule_of_its_own(tmp_path, monkeypatch, capsys):
+    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0, "learning_rate": 0.05}
+    make_run(tmp_path / "student_model" / "kd", "1", [60.0, 61.0], distill="kd", warmup_epochs=0, **pair)
+    make_run(tmp_path / "student_model" / "ld", "1", [60.0, 65.0], distill="ldrld", warmup_epochs=1, **pair)
+    make_run(tmp_path / "student_model" / "kd2", "1", [60.0, 62.0], distill="kd", kd_T=2.0, **pair)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--runs", "kd,ld")
+    assert "+4.00" in out.out
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert "no gain over kd, 2 settings of kd fit" in out.out
+
+
+def test_gains_over_a_method_without_runs_are_refused(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--over", "kdd")
+    assert code == 2
+    assert "--over kdd: no finished run there has this method; there are " in out.err
+
+
+def test_a_run_that_lost_its_options_is_named(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    (tmp_path / "student_model" / "kd2" / "options.json").unlink()
+    (tmp_path / "student_model" / "mine").mkdir()
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert f"note: {tmp_path / 'student_model' / 'kd2'} has no options.json and tells of no run: left out" in out.err
+    assert "mine" not in out.err
+
+
 @pytest.mark.parametrize("form", ["markdown", "latex"])
 def test_formats(tmp_path, monkeypatch, capsys, form):
     three_methods(tmp_path)
@@ -134,7 +179,9 @@ def test_formats(tmp_path, monkeypatch, capsys, form):
     else:
         begin, end = lines.index(r"\begin{tabular}{lrrrrrrr}"), lines.index(r"\end{tabular}")
         assert {line.count(" & ") for line in lines[begin:end] if line.endswith(r"\\")} == {7}
-        assert all(line.startswith("%") for line in lines[:begin])
+        assert lines[:begin] == ["{"]
+        assert lines[-1] == "}"
+        assert any("[1] RepDistiller README" in line for line in lines[end:])
         assert r"63.00 $\pm$ 1.00" in path.read_text()
 
 

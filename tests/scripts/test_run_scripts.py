@@ -122,9 +122,84 @@ def test_runs_are_selected(commands):
     assert found == [entry for entry in [*expected, ("vgg8", False)] for _ in "12"]
 
 
+def test_a_kl_beside_the_published_terms_is_in_the_name(commands):
+    for name, weight in (("crd", "0"), ("crd+kd", "1")):
+        for words in commands("table_cifar100_same.sh", PAIRS="vgg13:vgg8", METHODS=name):
+            assert words[words.index("--distill") :] == ["--distill", "crd", "-a", weight, "-b", "0.8"]
+
+
+@pytest.mark.parametrize("name", ["table_cifar100_same.sh", "table_ekd.sh", "table_small.sh"])
+@pytest.mark.parametrize("selection", [{"METHODS": "kdd"}, {"PAIRS": "resnet57:resnet21"}])
+def test_a_selection_that_fits_nothing_is_an_error(name, selection):
+    for arguments in ([], ["--list"]):
+        words = ["sh", SCRIPTS / name, *arguments]
+        ended = subprocess.run(
+            words, env={**os.environ, "PYTHON": "false", **selection}, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (4, "")
+        assert ended.stderr.startswith("no run fits PAIRS=")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_selection_may_fit_the_inner_list_alone_or_the_outer_one(commands):
+    assert {words[0] for words in commands("table_ekd.sh", METHODS="labels")} == {"train_teacher.py"}
+    assert {words[0] for words in commands("table_ekd.sh", METHODS="ekd")} == {"train_student.py"}
+
+
+# a second reading of the published hyperparameters: script, METHODS, PAIRS -> flags of the one run
+PUBLISHED = {
+    ("run_cifar_ekd.sh", "ekd", "resnet32x4:resnet8x4"): "-a 4.5 -b 4.5 --ekd_prior -1.22 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "resnet56:resnet20"): "-a 3.0 -b 2.0 --ekd_prior -0.93 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "resnet110:resnet20"): "-a 4.5 -b 1.0 --ekd_prior -0.86 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "resnet110:resnet32"): "-a 2.5 -b 2.5 --ekd_prior -0.86 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "wrn_40_2:wrn_16_2"): "-a 2.5 -b 2.5 --ekd_prior -1.16 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "wrn_40_2:wrn_40_1"): "-a 4.5 -b 2.0 --ekd_prior -1.21 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "ekd", "ResNet50:MobileNetV2"): "-a 4.5 -b 3.0 --ekd_prior -1.10 --ekd_warmup 150",
+    ("run_cifar_ekd.sh", "ekd", "wrn_40_2:resnet8x4"): "-a 6.0 -b 3.0 --ekd_prior -1.16 --ekd_warmup 30",
+    ("run_cifar_ekd.sh", "dkd+ekd", ""): "-a 4.5 -b 36 --kd_T 1 --ekd --ekd_weight 40.5 --ekd_prior -1.22",
+    ("run_cifar_sort.sh", "dkd+sort", "resnet56:resnet20"): "-a 1 -b 2 --sort",
+    ("run_cifar_sort.sh", "dkd+sort", "vgg13:vgg8"): "-a 1 -b 6 --sort",
+    ("run_cifar_sort.sh", "dkd+sort", "resnet32x4:ShuffleV2"): "-a 1 -b 8 --sort",
+    ("run_cifar_lskd.sh", "kd+logit_stand", "resnet110:resnet20"): "--base-temp 4 -r 0.1 -a 12",
+    ("run_cifar_lskd.sh", "kd+logit_stand", "ResNet50:MobileNetV2"): "--base-temp 3 -r 0.1 -a 1",
+    ("run_cifar_lskd.sh", "mlkd+logit_stand", "resnet32x4:ShuffleV2"): "-a 6 --learning_rate 0.01 --epochs 960",
+    ("run_cifar_lskd.sh", "mlkd+logit_stand", "vgg13:vgg8"): "-a 6 --learning_rate 0.01 --epochs 480",
+    ("run_cifar_ctkd.sh", "kd+curriculum_T", "vgg13:vgg8"): "-a 0.9 --t_start 1 --t_end 20 --decay_loops 10",
+    ("table_cifar100_same.sh", "dkd", "resnet110:resnet32"): "-a 1 -b 2",
+    ("table_cifar100_same.sh", "dkd", "wrn_40_2:wrn_40_1"): "-a 1 -b 6",
+    ("table_cifar100_same.sh", "ReviewKD", "resnet56:resnet20"): "-b 0.6",
+    ("table_cifar100_same.sh", "ReviewKD", "resnet110:resnet32"): "-b 1",
+    ("table_cifar100_same.sh", "mlkd", "resnet56:resnet20"): "-r 0.1 -a 0.9 --learning_rate 0.025",
+    ("table_cifar100_same.sh", "catkd", "resnet110:resnet32"): "-b 1.8",
+    ("table_cifar100_same.sh", "catkd", "vgg13:vgg8"): "-b 4.5",
+    ("table_cifar100_cross.sh", "ReviewKD", "resnet32x4:ShuffleV2"): "-b 8",
+    ("table_cifar100_cross.sh", "catkd", "resnet32x4:ShuffleV1"): "-b 600 --cam_resolution 4 --cam_normalize",
+    ("table_cifar100_cross.sh", "catkd", "ResNet50:MobileNetV2"): "-b 40 --cam_normalize",
+    ("table_cifar100_cross.sh", "wkd_l", "wrn_40_2:ShuffleV1"): "-a 1 -b 200 --kd_T 6",
+    ("table_cifar100_cross.sh", "wkd_f", "wrn_40_2:ShuffleV1"): "-b 0.3 --rho 3 --grid 4",
+    ("table_cifar100_same.sh", "wkd_l", "resnet32x4:resnet8x4"): "-a 1 -b 600",
+    ("table_cifar100_same.sh", "wkd_f", "resnet32x4:resnet8x4"): "-b 0.08",
+    ("table_imagenet.sh", "ekd", "imagenet_ResNet34:imagenet_ResNet18"): "-b 0.05 --ekd_prior -1.46 --ekd_warmup 1",
+    ("table_imagenet.sh", "mlkd", "imagenet_ResNet34:imagenet_ResNet18"): "-a 0.5 --kd_T 1 --learning_rate 0.1",
+    ("table_imagenet.sh", "ReviewKD", "imagenet_ResNet50:imagenet_MobileNetV1"): "-b 8 --kd_warmup 1",
+    ("table_imagenet.sh", "dkd", "imagenet_ResNet50:imagenet_MobileNetV1"): "-a 1 -b 2 --kd_T 1 --kd_warmup 1",
+    ("table_imagenet.sh", "catkd", "imagenet_ResNet50:imagenet_MobileNetV1"): "-b 10 --cam_resolution 2",
+    ("table_vit.sh", "kd+logit_stand", "resnet56:deit_ti_distilled"): "-r 0.5 -a 0.1 --logit_stand --kd_T 3",
+    ("table_vit.sh", "ekd", ""): "-r 2 -a 4 -b 2 --ekd_prior -0.14 --ekd_evidence log_softplus --ekd_warmup 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "method", "pair"), PUBLISHED)
+def test_the_published_hyperparameters(commands, script, method, pair):
+    (words,) = commands(script, METHODS=method, PAIRS=pair)
+    line = f" {' '.join(words)} "
+    flags = re.findall(r"(?:^| )(--?[a-zA-Z]\S*(?: -?[\w.]+)*)", PUBLISHED[script, method, pair])
+    assert all(f" {flag.strip()} " in line for flag in flags), line
+
+
 def test_epochs_scale_what_students_learn_by(commands):
     lines = commands("table_ekd.sh", EPOCHS="24", EXTRA="--teacher_cache /tmp/cache", PAIRS="resnet32x4:resnet8x4")
-    labels, teacher, student = lines
+    labels, teacher, student, *_ = lines
     assert teacher_options(labels[1:]).epochs == 24
     assert teacher_options(teacher[1:]).epochs == 240
     opt, _ = student_options(student[1:])
