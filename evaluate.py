@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Loader, dataset_dict
-from distiller_zoo.evidence import check_log_prior, uncertainty
+from distiller_zoo.evidence import check_log_prior, expected_entropy, mutual_information, uncertainty
 from helper import corruptions, cost, metrics, probe
 from helper.checkpoint import check_model, digest, load_checkpoint, load_network, nearest, write_json
 from helper.errors import UserError, run_command
@@ -33,6 +33,12 @@ from helper.setup import choose_precision, load_data, with_input_of
 from helper.teacher import check_teacher_file, teacher_name
 
 Figures = dict[str, Any]
+# of Dirichlets, which tell test images from others
+UNCERTAINTIES = {
+    "vacuity": uncertainty,
+    "mutual_information": mutual_information,
+    "expected_entropy": expected_entropy,
+}
 # images -> the file of their figures
 NAMES = {"test": "evaluation.json", "train": "evaluation_train.json"}
 # flag -> the parts that read it
@@ -205,14 +211,18 @@ def show_evidence(found: Figures) -> list[str]:
 def outliers(subject: Subject) -> Figures:
     """How well scores tell the test set, the positive class, from images that belong to no class.
 
-    With exp evidence the Dirichlet's vacuity falls as the negative energy rises: their figures differ by rounding only.
+    Those of the Dirichlet are negative uncertainties. With exp evidence its vacuity falls as the negative energy rises:
+    their figures differ by rounding only.
     """
     scores: dict[str, Callable[[Tensor], Tensor]] = {
         "max_softmax": metrics.max_softmax,
         "energy": metrics.negative_energy,
     }
     if subject.log_prior is not None:
-        scores["dirichlet"] = lambda logits: -uncertainty(logits.double(), subject.log_prior)
+        scores |= {
+            name: lambda logits, measure=measure: -measure(logits.double(), subject.log_prior)
+            for name, measure in UNCERTAINTIES.items()
+        }
     # about as many as there are images, so that a useless score has an AUPR of a half
     each = -(-len(subject.target) // len(FAR_OUT))
     sets = [("drawn patterns", far_out(each, subject.loader.side, subject.seed)), *filter(None, [subject.outside])]

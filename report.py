@@ -27,9 +27,10 @@ FIGURES = (
     "curves: test accuracy by epoch. parameters, seconds: accuracy against the student's size and the time of "
     "training. temperature, label_in_topk, sort_changed: what runs recorded under these names, by epoch. weights: "
     "constant matrices of the loss. tsne: pooled test features of some classes. correlation: how far correlations of "
-    "logits differ from the teacher's. similarity: cosines between rows of the classifier. strength: sum of alpha of "
-    "right and wrong answers, where the run has a log prior. moved: how far a transform that permutes the teacher's "
-    "logits moves the label. Those from networks are of each setting's first trial."
+    "logits differ from the teacher's. similarity: cosines between rows of the classifier. reliability: accuracy by "
+    "confidence. strength: sum of alpha of right and wrong answers, where the run has a log prior. moved: how far a "
+    "transform that permutes the teacher's logits moves the label. Those from networks are of each setting's first "
+    "trial."
 )
 CLEAR = "\033[H\033[J"  # a terminal's screen
 

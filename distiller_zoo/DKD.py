@@ -82,6 +82,7 @@ class DecoupledKD(LogitDistiller):
     """
 
     weighs: Mapping[str, str] = {"r": "cls", "a": "tckd", "b": "nckd"}
+    factors: Mapping[str, str] = {"dkd_alpha": "a", "dkd_beta": "b"}
 
     def __init__(self, shapes: Shapes, kd_warmup: Epochs = 20):
         super().__init__(shapes)

@@ -18,7 +18,7 @@ the classifier's gradient, which is not reproduced. Its DKD warms the second ord
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -79,6 +79,7 @@ class Evidential(Transform):
     """
 
     weighs: Mapping[str, str] = {"second": "ekd_weight"}
+    only_for: Mapping[str, Sequence[str]] = {"second": ("ekd_evidence", "ekd_warmup", "ekd_soften")}
     reads_temperature = True
 
     def __init__(

@@ -164,6 +164,7 @@ class Transform(nn.Module):
         per_sample: the temperature that it sets is one for each sample, (B, 1); set it on the instance.
         aliases: what flags of its paper's own code mean here, as words of the command line.
         weighs: flags that weigh the terms that it adds to the loss, by term.
+        only_for: options that nothing but such a term depends on, by term.
         weights: their values.
 
     Args:
@@ -179,6 +180,7 @@ class Transform(nn.Module):
     per_sample = False
     aliases: Mapping[str, str] = {}
     weighs: Mapping[str, str] = {}
+    only_for: Mapping[str, Sequence[str]] = {}
 
     def __init__(self, shapes: Shapes):
         super().__init__()
@@ -215,6 +217,7 @@ class Distiller(nn.Module):
     Attributes:
         needs: what the method asks of the run; set it on the instance where it depends on an option.
         weighs: which term each of the flags -r, -a and -b weighs; a flag that is not in it has nothing to weigh.
+        factors: flags of other code whose values, times -b, are weights here: the weight of each.
         temperature: T of the KL term and of logit losses (`--kd_T`).
         transforms: what logits go through, in order, before `logit_terms` gets them.
         implies: names of transforms that are always on.
@@ -229,6 +232,7 @@ class Distiller(nn.Module):
 
     needs = Needs()
     weighs: Mapping[str, str] = {"r": "cls", "a": "div", "b": "kd"}
+    factors: Mapping[str, str] = {}
     temperature = 4.0
     implies: Sequence[str] = ()
     one_temperature = False

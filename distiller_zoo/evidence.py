@@ -283,3 +283,30 @@ def uncertainty(logits: Tensor, log_prior: float | Tensor, evidence: Evidence = 
     log_a = log_alpha(logits, log_prior, evidence)
     log_share = _scalar(log_prior, log_a) + math.log(log_a.shape[1]) - log_a.logsumexp(1)
     return log_share.clamp(max=0).exp()  # rounding may take it past 1
+
+
+def mutual_information(logits: Tensor, log_prior: float | Tensor, evidence: Evidence = "exp") -> Tensor:
+    """Of the class and the class probabilities under Dir(α): how far these are from known (Malinin and Gales, 2018).
+
+    Σ_c p_c·((ln S - ψ(S+1)) - (ln α_c - ψ(α_c+1))), p = α/S, which is (Σ_c (1 - h(α_c)) - (1 - h(S)))/S.
+
+    Args:
+        logits: z (B, C).
+        log_prior: λ, a number or a 0-d tensor.
+        evidence: see `log_alpha`.
+
+    Returns:
+        (B,) in nats, >= 0 up to rounding, toward 0 with much evidence.
+    """
+    log_a = log_alpha(logits, log_prior, evidence)
+    log_sum = log_a.logsumexp(1)
+    return ((1 - _h(log_a)).sum(1) - (1 - _h(log_sum))) * (-log_sum).exp()
+
+
+def expected_entropy(logits: Tensor, log_prior: float | Tensor, evidence: Evidence = "exp") -> Tensor:
+    """Mean under Dir(α) of the entropy of the class probabilities (Malinin and Gales, 2018), (B,) in nats, >= 0.
+
+    The entropy of the expected probabilities less `mutual_information`, with its arguments.
+    """
+    log_p = log_alpha(logits, log_prior, evidence).log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1) - mutual_information(logits, log_prior, evidence)

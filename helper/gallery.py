@@ -49,6 +49,7 @@ NETWORKS: dict[str, Callable[[Subject], Figure | None]] = {
     "tsne": network_figures.features,
     "correlation": network_figures.correlation,
     "similarity": network_figures.class_similarity,
+    "reliability": network_figures.reliability_diagram,
     "strength": network_figures.dirichlet_strength,
     "moved": network_figures.moved_labels,
 }

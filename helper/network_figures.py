@@ -23,7 +23,8 @@ from models import FeatureNetwork
 
 from .checkpoint import load_network
 from .errors import UserError
-from .plots import COLOURS, legend_below, one_axes, point_style
+from .metrics import reliability
+from .plots import COLOURS, axes_column, legend_below, one_axes, point_style
 from .precision import Precision
 from .results import Cell, Record, known_log_prior
 from .setup import choose_precision, load_data, with_input_of
@@ -292,6 +293,27 @@ def dirichlet_strength(subject: Subject) -> Figure | None:
     axes.set_xscale("log")
     axes.set(xlabel="strength S, the sum of α", ylabel="share of these answers (%)")
     legend_below(figure, axes)
+    return figure
+
+
+def reliability_diagram(subject: Subject) -> Figure:
+    """Accuracy against confidence of test images in bins, and how many lie in each (Guo et al., 2017)."""
+    found = reliability(subject.outputs.logits, subject.outputs.target)
+    edges = np.linspace(0, 100, len(found.count) + 1)
+    title = f"Reliability on test images: ECE {100 * found.calibration_error:.1f} %"
+    figure, (above, below) = axes_column(f"{title}\n{subject.title}")
+    width = edges[1]
+    filled = found.count.numpy() > 0
+    left, accuracy = edges[:-1][filled], 100 * found.accuracy.numpy()[filled]
+    look = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.4}
+    above.bar(left, accuracy, color=COLOURS[0], label="accuracy of a bin", **look)
+    above.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=0.8, label="accuracy = confidence")
+    above.plot(100 * found.confidence.numpy()[filled], accuracy, color=COLOURS[1], marker="o", markersize=2.5,
+               linestyle="none", label="at its mean confidence")  # fmt: skip
+    above.set(ylabel="accuracy (%)", ylim=(0, 100))
+    below.bar(left, 100 * found.count.numpy()[filled] / len(subject.outputs.target), color=COLOURS[0], **look)
+    below.set(xlabel="confidence, the largest probability (%)", ylabel="images (%)", xlim=(0, 100))
+    legend_below(figure, above)
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dataset import DataError, dataset_dict, look
 from dataset.augment import MAGNITUDES
 from distiller_zoo import label_losses, registry, transform_registry
-from distiller_zoo.base import Method, constructor_options
+from distiller_zoo.base import Method, Transform, constructor_options
 from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
 
 from .checkpoint import check_model, nearest
@@ -241,11 +241,30 @@ def _settle_transforms(opt: argparse.Namespace, method: Method) -> None:
             weighing = [f"-{f}" for f, known in method.build.weighs.items() if known == term]
             if weighing and flag in given:
                 raise UserError(f"--{flag} has no effect in --distill {method.name}, where {weighing[0]} weighs {term}")
+        if is_on:
+            _check_weightless(opt, method, build, given)
         if is_on and build.sets_temperature and opt.kd_T != method.temperature:
             raise UserError(f"--kd_T {opt.kd_T} has no effect with --{name}")
     if opt.transforms and not any(getattr(opt, flag) for flag in method.logit_flags()):
         flags = " and ".join(f"-{flag}" for flag in method.logit_flags())
         raise UserError(f"--{next(iter(opt.transforms))} has no effect while {flags} is 0")
+
+
+def _check_weightless(
+    opt: argparse.Namespace, method: Method, build: type[Transform], given: Mapping[str, Any]
+) -> None:
+    """Refuse options of a transform that only change terms without weight.
+
+    Raises:
+        UserError: one was given.
+    """
+    for term, names in build.only_for.items():
+        weighing = {flag: getattr(opt, flag) for flag, known in method.build.weighs.items() if known == term}
+        own = build.weighs[term]
+        weights = {f"-{flag}": value for flag, value in weighing.items()} or {f"--{own}": given.get(own)}
+        for name in names:
+            if name in given and 0 in weights.values():
+                raise UserError(f"--{name} has no effect while {next(iter(weights))} is 0")
 
 
 def _check_unknown(words: Sequence[str], method: Method) -> None:
@@ -277,12 +296,34 @@ def _spread_kd_weight(opt: argparse.Namespace, method: Method) -> None:
         setattr(opt, flag, value if len(flags) == 1 else value * method.weights[flag])
 
 
+def _multiply_factors(opt: argparse.Namespace, method: Method) -> None:
+    """Turn the weights that other code gives as multiples of its -b into the weights that they stand for.
+
+    Raises:
+        UserError: one is missing or negative, or -a is above 0, which there weighs a term that the method has not.
+    """
+    names = method.build.factors
+    given = [name for name in names if getattr(opt, name) is not None]
+    for name in names if given else ():
+        if name not in given:
+            raise UserError(f"--{given[0]} goes with --{name}")
+        _check(opt, name, 0)
+    if given and opt.a:
+        raise UserError(f"-a {opt.a} has nothing to weigh beside --{given[0]}; give -a 0")
+    common = 1.0 if opt.b is None else opt.b
+    for name, flag in names.items():
+        if given:
+            setattr(opt, flag, common * getattr(opt, name))
+        delattr(opt, name)
+
+
 def _settle_weights(opt: argparse.Namespace, method: Method) -> None:
     """Fill the published weights; refuse negative ones and any that has nothing to weigh.
 
     Raises:
         UserError: the first weight that is wrong, or a temperature that no term uses.
     """
+    _multiply_factors(opt, method)
     _spread_kd_weight(opt, method)
     for flag, default in ((flag, method.weights.get(flag)) for flag in WEIGHT_FLAGS):
         _check(opt, flag, 0)

@@ -86,6 +86,20 @@ def axes_row(title: str, count: int, height: float = 2.2) -> tuple[Figure, list[
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
+def axes_column(title: str, heights: tuple[float, ...] = (1.6, 0.7)) -> tuple[Figure, list[Axes]]:
+    """As `one_axes`, with several pairs of axes below each other, which share what is horizontal.
+
+    Args:
+        title: above them, wrapped.
+        heights: of the pairs of axes, in inches.
+    """
+    lines = wrap(title)
+    figure = Figure(figsize=(WIDTH, sum(heights) + LINE * (lines.count("\n") + 3)), layout="constrained")
+    figure.suptitle(lines, fontsize=FONT)
+    figure.set_label("; ".join(title.splitlines()))
+    return figure, list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
+
+
 def legend_below(figure: Figure, axes: Axes, columns: int = 1) -> None:
     """The legend of some axes below them, where it covers nothing; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()

@@ -52,7 +52,7 @@ def test_all_figures(save_folder, call):
     assert all(path.with_suffix(".pdf").read_bytes().startswith(b"%PDF") for path in images)
     assert len(list(folder.iterdir())) == 2 * len(images)
     notes = [line for line in done.err.splitlines() if "left out" in line]
-    assert {note.split()[1] for note in notes} == {"tsne", "similarity"}
+    assert {note.split()[1] for note in notes} == {"tsne", "similarity", "reliability"}
     assert all("resnet8_last.pth does not exist" in note for note in notes)
     assert f"{len(images)} figures in {folder}" in done.out
 

@@ -22,9 +22,11 @@ from distiller_zoo.evidence import (
     dirichlet_kl,
     evidential_cross_entropy,
     expected_cross_entropy,
+    expected_entropy,
     expected_logits,
     flat_dirichlet_kl,
     log_alpha,
+    mutual_information,
     second_order,
     uncertainty,
 )
@@ -132,7 +134,7 @@ def test_evidential_cross_entropy_in_many_digits(problem):
 
 
 @settings(deadline=None, max_examples=60)
-@given(problems(largest=50.0))
+@given(problems(largest=100.0))
 def test_second_order_in_many_digits(problem):
     s, t, _, log_prior, evidence = problem
     values, gradients = [], []
@@ -163,6 +165,15 @@ def test_the_other_losses_in_many_digits(problem):
     assert_close(expected_cross_entropy(s, t, 2.0, log_prior), mean(soft))
     vacuity = uncertainty(s, log_prior, evidence)
     assert_close(vacuity.unsqueeze(1), shares)
+    entropies, informations = [], []
+    for row in s:
+        alpha = literal_alpha(row, log_prior, evidence)
+        p = [a / sum(alpha) for a in alpha]
+        entropy = sum(x * (mp.digamma(sum(alpha) + 1) - mp.digamma(a + 1)) for x, a in zip(p, alpha, strict=True))
+        entropies.append([entropy])
+        informations.append([-sum(x * mp.log(x) for x in p) - entropy])
+    assert_close(expected_entropy(s, log_prior, evidence).unsqueeze(1), entropies)
+    assert_close(mutual_information(s, log_prior, evidence).unsqueeze(1), informations)
     assert ((vacuity > 0) & (vacuity <= 1)).all()
 
 

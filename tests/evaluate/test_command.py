@@ -99,7 +99,10 @@ def test_all_parts(measured, make_teacher, checkpoint, photos):
     sets = found["ood"]["sets"]
     assert [(outside["name"], outside["count"]) for outside in sets] == [("drawn patterns", 102), (str(photos), 4)]
     for outside in sets:
-        assert outside["scores"]["dirichlet"] == pytest.approx(outside["scores"]["energy"])
+        scores = outside["scores"]
+        assert list(scores) == ["max_softmax", "energy", "vacuity", "mutual_information", "expected_entropy"]
+        assert scores["vacuity"] == pytest.approx(scores["energy"])
+        assert scores["expected_entropy"] != pytest.approx(scores["energy"])
     rows = list(found["corruptions"]["top1"].values())
     assert [len(row) for row in rows] == [2, 2]
     assert found["corruptions"]["mean"] == pytest.approx(sum(map(sum, rows)) / 4)

@@ -107,6 +107,11 @@ def test_torchvisions_name_of_a_network_that_is_here():
         ("--model_s deit_ti --drop_path 1.5", "--drop_path 1.5 must be"),
         ("--rand_augment 11", "--rand_augment 11.0 must be at least 0 and at most 10"),
         ("--random_erasing -0.1", "--random_erasing -0.1 must be at least 0 and at most 1"),
+        ("--distill ekd -b 0 --ekd_warmup 3", "--ekd_warmup has no effect while -b is 0"),
+        ("--distill dkd --ekd --ekd_weight 0 --ekd_soften", "--ekd_soften has no effect while --ekd_weight is 0"),
+        ("--distill dkd --dkd_alpha 1", "--dkd_alpha goes with --dkd_beta"),
+        ("--distill dkd -a 1 --dkd_alpha 1 --dkd_beta 2", "-a 1.0 has nothing to weigh beside --dkd_alpha; give -a 0"),
+        ("--distill dkd --dkd_alpha 1 --dkd_beta -2", "--dkd_beta -2.0 must be at least 0"),
         ("--size_s 0", "--size_s 0 must be at least 1"),
         ("--size_t -3", "--size_t -3 must be at least 1"),
         ("--model_s deit_tiny", "unknown model deit_tiny; did you mean deit_ti"),
@@ -117,6 +122,15 @@ def test_torchvisions_name_of_a_network_that_is_here():
 def test_what_has_no_effect_or_no_sense(arguments, reason):
     with pytest.raises(UserError, match=re.escape(reason)):
         student_options(arguments.split())
+
+
+def test_the_line_of_ctkd_for_dkd():
+    line = "--distill dkd -r 1 -a 0 -b 1 --dkd_alpha 1 --dkd_beta 2 --curriculum_T"
+    opt = student_options(line.split())[0]
+    assert (opt.r, opt.a, opt.b) == (1, 1, 2)
+    assert opt.differs == {"curriculum_T": "on"}
+    opt = student_options(["--distill", "dkd", "-b", "3", "--dkd_alpha", "0.5", "--dkd_beta", "2"])[0]
+    assert (opt.a, opt.b) == (1.5, 6)
 
 
 def test_a_network_that_needs_a_teacher():
