@@ -73,9 +73,12 @@ def main() -> None:
     student = new_network(opt.model_s, data.classes, opt.size_s, opt.taps_s, opt.drop_path)
     run.input_size = student.input_size
     seen = [with_input_of(network, data.train) for network in (student, network_t)]
-    sizes = [feature_shapes(network, data.train.side) for network in seen]
+    named = zip(seen, (opt.model_s, name_t), strict=True)
+    sizes = [feature_shapes(network, data.train.side, name, data.classes) for network, name in named]
     shapes = Shapes(*sizes, data.classes, data.train.samples)
     distiller = build_method(method, shapes, opt.method_options, opt.kd_T, opt.transforms)
+    if distiller.needs.features == "none" and (opt.taps_s or opt.taps_t):
+        opt.notes.append(f"--taps_s and --taps_t have no effect with --distill {method.name}, which needs no features")
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
     cache = open_cache(opt, data, distiller.needs, network_t, precision)
     images = -(-opt.batch_size // size()) if opt.compile else None

@@ -45,7 +45,7 @@ def main() -> None:
     network = new_network(opt.model, data.classes, opt.size, drop_path=opt.drop_path)
     run.input_size = network.input_size
     network = with_input_of(network, data.train)
-    shapes = feature_shapes(network, data.train.side)
+    shapes = feature_shapes(network, data.train.side, opt.model, data.classes)
     try:
         method = label_losses[opt.loss](Shapes(shapes, shapes, data.classes, data.train.samples), **opt.loss_options)
     except ValueError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -121,6 +122,15 @@ class Facts:
     recipe: Mapping[str, Any]
 
 
+@contextmanager
+def _readable(folder: str | Path) -> Iterator[None]:
+    """Turn what the file system refuses into a DataError: a closed folder, a name that is too long."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); see --data_folder") from None
+
+
 def look(name: str, folder: str | Path, image_size: tuple[int, int] | None = None) -> Facts:
     """Find out what other things depend on, without reading images.
 
@@ -135,9 +145,10 @@ def look(name: str, folder: str | Path, image_size: tuple[int, int] | None = Non
     entry = dataset_dict[name]
     if entry.layout is None:
         return Facts(entry.classes, None, entry.recipe)
-    root = entry.layout.locate(Path(folder))
-    classes = entry.layout.classes(root)
-    side = image_size or entry.layout.side or choose_side(root, classes)
+    with _readable(folder):
+        root = entry.layout.locate(Path(folder))
+        classes = entry.layout.classes(root)
+        side = image_size or entry.layout.side or choose_side(root, classes)
     recipe = entry.recipe
     if recipe is None:
         recipe = imagenet.RECIPE if max(side) > PHOTOGRAPH else {}
@@ -227,12 +238,14 @@ def get_dataset(
     reading = reading or Reading()
     entry = dataset_dict[name]
     if entry.layout is None:
-        train, test, notes = entry.load(Path(folder))
+        with _readable(folder):
+            train, test, notes = entry.load(Path(folder))
         splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
         facts, look_of, identity = look(name, folder), (reading.mean or entry.mean, reading.std or entry.std), ""
     else:
         facts = look(name, folder, reading.image_size)
-        splits, look_of, identity = _from_files(entry, Path(folder), facts.side, subset, reading)
+        with _readable(folder):
+            splits, look_of, identity = _from_files(entry, Path(folder), facts.side, subset, reading)
 
     def loader(part: Any, train: bool) -> Loader:
         """The loader of a split, from memory or from disk."""
@@ -297,9 +310,10 @@ def read_arrays(name: str, folder: str | Path, workers: int = 1) -> Arrays:
         DataError: the data set is absent and cannot be had, or malformed.
     """
     entry = dataset_dict[name]
-    if entry.layout is None:
-        return entry.load(Path(folder))
-    splits, side = Splits(*entry.layout.splits(entry.layout.locate(Path(folder)))), look(name, folder).side
+    with _readable(folder):
+        if entry.layout is None:
+            return entry.load(Path(folder))
+        splits, side = Splits(*entry.layout.splits(entry.layout.locate(Path(folder)))), look(name, folder).side
     if not fits(splits, side, entry.layout.budget):
         raise DataError(
             f"{name} takes more than {entry.layout.budget:g} GiB of memory; name a folder with fewer images"

@@ -7,7 +7,7 @@ becomes noise of deviation 1.
 
 What differs: the images of a step that drew the same operation share its magnitude, since one call serves them all; the
 images are changed at the size of the data set, before a network brings them to its own; turned, sheared and shifted
-ones are sampled bilinearly, where timm draws that or bicubic, and its grey levels may be 1 away (see `operations`).
+ones are sampled bilinearly, where timm has bicubic, and its grey levels may be 1 away (see `operations`).
 """
 
 from __future__ import annotations

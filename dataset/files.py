@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from .loader import CROP_PADDING, DataError, ImageData
 from .remembered import Remembered
 
 GIB = 2**30
-PEEKED = 200  # files of which the headers are read to find the size of all
+PEEKED = 200  # classes of which a file's header is read to find the size of all
+TRIED = 20  # files of such a class, until one is good
 STEP, LARGEST = 32, 224  # of sizes that are chosen here
 STATISTICS_PIXELS = 2**26  # all images of CIFAR-100, or 1,337 of 224×224
 ROUNDED = 4  # decimals of means and deviations, as the field quotes them
@@ -63,7 +65,7 @@ class Splits:
 
 
 def choose_side(root: Path, classes: list[str]) -> Side:
-    """The size of a folder's images, from the headers of the first image of up to 200 classes.
+    """The size of a folder's images, from the headers of the first good image of up to 200 classes.
 
     Where these are equal and no longer than 224, it is theirs. Else it is a square of the median shorter side, rounded
     down to a multiple of 32, from 32 to 224.
@@ -77,14 +79,15 @@ def choose_side(root: Path, classes: list[str]) -> Side:
     """
     sizes, bad = [], []
     for name in classes[:: -(-len(classes) // PEEKED)]:
-        first = next(images_below(root / "train" / name), None)
-        try:
-            sizes += [upright_size(first.path)] if first else []
-        except BadImage as reason:
-            bad.append(f"{first.path} {reason}")
+        for entry in itertools.islice(images_below(root / "train" / name), TRIED):
+            try:
+                sizes.append(upright_size(entry.path))
+                break
+            except BadImage as reason:
+                bad.append(f"{entry.path} {reason}")
     if not sizes:
         problem = in_short(bad) or f"the folders in {root / 'train'} are empty"
-        raise DataError(f"no first image of a class can be read: {problem}")
+        raise DataError(f"of each class, none of the first {TRIED} images can be read: {problem}")
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
         return sizes[0]
     median = int(np.median([min(size) for size in sizes]))

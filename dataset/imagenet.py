@@ -64,8 +64,16 @@ def splits(root: Path) -> tuple[ImageFiles, ImageFiles]:
     train = list_classes(root, "train", names)
     if not (root / "val").is_dir():
         raise DataError(f"{root} has no folder val; unpack ILSVRC2012_img_val.tar into it")
-    if any(entry.is_dir() for entry in entries(root / "val")):
-        return train, list_classes(root, "val", names)
+    there = entries(root / "val")
+    if any(entry.is_dir() for entry in there):
+        test = list_classes(root, "val", names)
+        loose = [entry.name for entry in there if entry.name.lower().endswith(ENDINGS)]
+        if loose:
+            raise DataError(
+                f"{root / 'val'} has class folders and {len(loose)} images beside them, {loose[0]} for instance: sort "
+                "these into the folders, too"
+            )
+        return train, test
     source, wnid_of = _validation_classes(root)
     label_of = {name: label for label, name in enumerate(names)}
     unknown = {wnid for wnid in wnid_of.values() if wnid not in label_of}

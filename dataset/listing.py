@@ -147,7 +147,7 @@ def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: P
         source: where the labels come from.
 
     Raises:
-        DataError: images without a label, or none at all.
+        DataError: images without a label, labels without an image, or no image at all.
     """
     found = list(images_below(root / split))
     if not found:
@@ -155,6 +155,11 @@ def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: P
     lacking = [entry.name for entry in found if entry.name not in label_of]
     if lacking:
         raise DataError(f"{source} has no label for {len(lacking)} images of {root / split}, {lacking[0]} for instance")
+    absent = sorted(label_of.keys() - {entry.name for entry in found})
+    if absent:
+        raise DataError(
+            f"{root / split} lacks {len(absent)} images that {source} names, {absent[0]} for instance; unpack it again"
+        )
     return ImageFiles.of(root, found, [label_of[entry.name] for entry in found])
 
 

@@ -59,13 +59,18 @@ class TrainStep(nn.Module):
 
     def run_student(self, batch: Batch) -> Output:
         """The student's output for a batch, in float32."""
+        needs = self.method.needs
+        images, strong = batch.images, batch.strong_images
+        alone = len(images) == 1
+        if alone:  # twice: a batch norm refuses a single value per channel, as where maps are one pixel
+            images, strong = (None if view is None else torch.cat([view, view]) for view in (images, strong))
         with self.precision.autocast(), self._norms(batch):
-            needs = self.method.needs
-            output = run_network(self.student, batch.images, needs, preact=needs.preact is True)
+            output = run_network(self.student, images, needs, preact=needs.preact is True)
             if needs.strong_view:
                 # on its own, so that the batch norms see one kind of images at a time
-                output = replace(output, strong_logits=self.student(batch.strong_images))
-        return output.float()
+                output = replace(output, strong_logits=self.student(strong))
+        # their mean: of one row alone, a batch norm of deviation 0 would send back an enormous gradient
+        return (output.map(lambda rows: rows.mean(0, keepdim=True)) if alone else output).float()
 
     def whole_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
         """What the method sees of a batch, of which other processes may have run shares.

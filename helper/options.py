@@ -101,8 +101,9 @@ def _check_ranges(opt: argparse.Namespace) -> None:
         _check(opt, name, 1)
     for name in ("warmup_epochs", "weight_decay"):
         _check(opt, name, 0)
-    for name in ("lr_end", "drop_path", "random_erasing"):
+    for name in ("lr_end", "random_erasing"):
         _check(opt, name, 0, high=1)
+    _check(opt, "drop_path", 0, high=0.9)
     _check(opt, "rand_augment", 0, high=MAGNITUDES)
     _check(opt, "seed", 0, high=2**63 - 1)
     if opt.sync_bn and opt.compile:

@@ -65,7 +65,7 @@ def _refuse_given(opt: argparse.Namespace, chosen: str, *names: str) -> None:
         UserError: one was given.
     """
     for name in names:
-        if getattr(opt, name):
+        if getattr(opt, name) is not None and getattr(opt, name) is not False:
             raise UserError(f"--{name} has no effect with {chosen}")
 
 

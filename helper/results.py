@@ -14,7 +14,7 @@ from typing import Any
 from distiller_zoo import registry
 
 from .errors import UserError
-from .run import INCIDENTAL
+from .run import FORMERLY, INCIDENTAL
 
 FOLDERS = ("models", "student_model")  # kinds of runs below a save folder
 SELECTIONS = {"last": "test_acc", "best": "best_acc"}  # of a summary
@@ -256,7 +256,7 @@ def _enter(record: Record, cells: dict[str, Cell]) -> None:
     """
     setting = {key: value for key, value in record.options.items() if key not in (*INCIDENTAL, "trial", "seed")}
     # a run may go on with other processes, but batch norms see the share of each, so that it is another setting
-    setting |= {key: record.options.get(key, default) for key, default in {"processes": 1, "sync_bn": False}.items()}
+    setting |= {key: record.options.get(key, default) for key, default in FORMERLY.items()}
     cell = cells.setdefault(json.dumps(setting, sort_keys=True), Cell(label_of(setting), setting))
     for other in cell.runs:
         if (other.trial, other.options.get("seed")) == (record.trial, record.options.get("seed")):

@@ -35,6 +35,8 @@ INCIDENTAL = (
     *("teacher_cache", "teacher_cache_fill", "processes", "sync_bn"),
     *("data_folder", "save_folder", "path_t"),
 )
+# what runs of older versions, which had no such options, did
+FORMERLY = {"processes": 1, "sync_bn": False, "rand_augment": 0.0, "random_erasing": 0.0}
 RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
 LONGEST_NAME = 200
 
@@ -127,7 +129,7 @@ class Run:
         except (OSError, ValueError):
             raise UserError(f"{self.folder}/options.json is missing or damaged; delete the folder") from None
         for key in sorted({*before, *self.options} - {*INCIDENTAL}):
-            old, new = before.get(key), self.options.get(key)
+            old, new = before.get(key, FORMERLY.get(key)), self.options.get(key)
             if old != new:
                 raise UserError(f"--resume: {self.folder} was started with {key} = {old}, not {new}")
 

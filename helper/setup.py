@@ -57,6 +57,8 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
         workers=opt.num_workers,
         fallback=Path(opt.save_folder) / "datasets.json",
     )
+    if opt.sync_bn and distributed.size() == 1:
+        opt.notes.append("--sync_bn has no effect in one process")
     sizes = (opt.batch_size, precision.device, opt.seed, opt.subset)
     try:
         with distributed.first_of_each_machine():
@@ -128,11 +130,31 @@ def with_input_of(network: nn.Module, loader: Loader, own: nn.Module | None = No
 
 
 @torch.no_grad()
-def feature_shapes(network: nn.Module, side: tuple[int, int]) -> list[torch.Size]:
-    """Shapes of a network's features for two images of a size (height, width), in the order of its feature list."""
+def feature_shapes(network: nn.Module, side: tuple[int, int], name: str, classes: int) -> list[torch.Size]:
+    """Shapes of a network's features for two images, in the order of its feature list.
+
+    Args:
+        network: takes images (B, 3, H, W).
+        side: their height and width.
+        name: of the network, for messages.
+        classes: number of logits C that it should have.
+
+    Raises:
+        UserError: it fails on such images, or gives something else than logits.
+    """
     training = network.training
-    features, _ = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
+    try:
+        features, logits = network.eval()(torch.zeros(2, 3, *side), is_feat=True)
+    except Exception as error:  # it may be foreign code
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{name} fails on images of {side[0]}×{side[1]} ({reason}); bring them to another size with --size_s, "
+            "--size_t or, in train_teacher.py, --size"
+        ) from None
     network.train(training)
+    given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if given != (2, classes):
+        raise UserError(f"{name} gives {given} for two images of {classes} classes, and not logits (2, {classes})")
     return [feature.shape for feature in features]
 
 

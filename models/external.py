@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .blocks import FeatureNetwork
 from .transformer import IMAGENET_MEAN, IMAGENET_STD
 
-PROBE_SIDE = 64  # of the images with which a network is looked at, where it takes any
+PROBE_SIDES = (64, 32, 224)  # of the images with which a network is looked at, where it takes any
 PUBLISHED = "IMAGENET1K_V1"  # torchvision's weights that the field's tables start from
 PREFIXES = ("timm:", "torchvision:")
 
@@ -133,8 +133,9 @@ class TappedNetwork(FeatureNetwork):
         hooks = [
             self.network.get_submodule(name).register_forward_hook(Tap(name, kept)) for name in _reachable(self.network)
         ]
-        training, side = self.network.training, self.input_size or PROBE_SIDE
-        self.network.eval()(torch.zeros(1, 3, side, side))
+        training = self.network.training
+        self.network.eval()
+        self._look()
         self.network.train(training)
         self.kept.clear()
         for hook in hooks:
@@ -146,6 +147,17 @@ class TappedNetwork(FeatureNetwork):
                 if 1 < side <= min(last, default=side):  # neither pooled to a vector nor enlarged
                     last[side] = name
         return list(last.values()) if len(last) > 1 else []
+
+    def _look(self) -> None:
+        """Run the network on an image of its size, or of the first size that it takes."""
+        sides = [self.input_size] if self.input_size else PROBE_SIDES
+        for side in sides:
+            try:
+                self.network(torch.zeros(1, 3, side, side))
+                return
+            except Exception:
+                if side == sides[-1]:
+                    raise
 
     @property
     def deployed(self) -> nn.Module:
@@ -256,7 +268,10 @@ def _torchvision(name: str, num_classes: int, size: int | None) -> tuple[nn.Modu
     network = zoo.get_model(network_name, num_classes=num_classes)
     fixed = getattr(network, "image_size", None)
     if fixed and size not in (None, fixed):
-        network = zoo.get_model(network_name, num_classes=num_classes, image_size=size)
+        try:
+            network = zoo.get_model(network_name, num_classes=num_classes, image_size=size)
+        except Exception as error:  # torch's own checks, assertions among them
+            raise ValueError(f"torchvision:{name} cannot take images of side {size} ({_first_line(error)})") from None
     return network, {**_LOOK, "input_size": size or fixed}
 
 
@@ -304,7 +319,8 @@ def build_external(
     except UnknownNetwork:
         raise
     except Exception as error:  # the network's own, for images of a size that it does not take
-        side = facts["input_size"] or PROBE_SIDE
+        side = facts["input_size"] or ", ".join(map(str, PROBE_SIDES))
         raise ValueError(
-            f"{name} fails on images of side {side} ({_first_line(error)}); give it a size of its own"
+            f"{name} fails on images of side {side} ({_first_line(error)}); give it a size of its own with --size_s, "
+            "--size_t or, in train_teacher.py, --size"
         ) from None

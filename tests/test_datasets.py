@@ -128,6 +128,16 @@ def test_teacher_accuracies_of_two_folders_are_not_mixed_up(call, flags, tmp_pat
     assert len(json.loads((tmp_path / "save" / "teacher_accuracy.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("script", ["train_teacher", "train_student"])
+def test_a_last_batch_of_one_image(call, flags, tmp_path, make_teacher, script):
+    """The maps of this network are one pixel at its end."""
+    network = ("--model", "MobileNetV2")
+    if script == "train_student":
+        network = ("--path_t", make_teacher(classes=3), "--model_s", "MobileNetV2", "--distill", "mlkd")
+    result = call(script, *network, *flags, "--epochs", 1, "--batch_size", 23)
+    assert result.code == 0, result.err
+
+
 # Held-out images
 
 

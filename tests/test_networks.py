@@ -127,6 +127,20 @@ def small_pit(num_classes):
     from models.pit import PiT
 
     return PiT((16, 32), (1, 1), (1, 2), num_classes, img_size=24, drop_path=0.5)
+
+def ten(num_classes):
+    return tiny(10)
+
+class Pair(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.network = tiny(num_classes)
+
+    def forward(self, x):
+        return self.network(x), None
+
+def of_32(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, num_classes))
 """
 
 
@@ -148,6 +162,24 @@ def test_anyones_network_as_student_and_as_teacher(distil, own_module):
         "--distill", "similarity", "--path_t", path, "--model_t", name, "--model_s", "resnet8", save="second"
     )
     assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ten", ("own_networks:ten gives (2, 10) for two images of 100 classes",)),
+        ("Pair", ("own_networks:Pair gives tuple for two images",)),
+        ("of_32", ("own_networks:of_32 fails on images of 48×48", "--size_s")),
+    ],
+)
+def test_networks_that_do_not_fit_the_images(distil, own_module, assert_one_line_error, tmp_path, name, words):
+    size = ("--size_s", 32) if name != "of_32" else ()
+    result, _ = distil("--distill", "kd", "--model_s", f"{own_module}:{name}", *size)
+    if name == "of_32":  # the images are of its size
+        assert result.code == 0, result.err
+        result, _ = distil("--distill", "kd", "--model_s", f"{own_module}:{name}", "--size_s", 48, save="b")
+        words = ("own_networks:of_32 fails on images of side 48", "--size_s")
+    assert_one_line_error(result, *words)
 
 
 def test_feature_methods_say_that_they_find_none(distil, own_module, assert_one_line_error, tmp_path):

@@ -138,6 +138,14 @@ def test_other_teachers_and_schedules_are_not_compared(tmp_path, monkeypatch, ca
     assert "+4.00" not in out.out
 
 
+def test_trials_of_older_versions_go_with_new_ones(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "models" / "a", "1", [60.0], model="resnet20")
+    make_run(tmp_path / "models" / "b", "2", [62.0], model="resnet20", rand_augment=0.0, random_erasing=0.0)
+    make_run(tmp_path / "models" / "c", "3", [70.0], model="resnet20", rand_augment=9.0, random_erasing=0.0)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert "61.00 ± 1.41" in out.out
+
+
 def test_a_method_may_have_a_schedule_of_its_own(tmp_path, monkeypatch, capsys):
     pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0, "learning_rate": 0.05}
     make_run(tmp_path / "student_model" / "kd", "1", [60.0, 61.0], distill="kd", warmup_epochs=0, **pair)

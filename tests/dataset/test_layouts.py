@@ -221,7 +221,7 @@ def remove(path):
         (lambda root: (root / "val" / "dog").mkdir(), "has dog besides .*0 missing, 1 unknown"),
         (lambda root: (root / "val" / "bee").rename(root / "val" / "Bee"), "lacks bee and has Bee besides"),
         (lambda root: [save(p, picture(0, 4, 4)) for p in root.glob("*/*/*")], "smaller than 8×8"),
-        (lambda root: [p.write_bytes(b"") for p in root.glob("*/*/*")], "no first image .* is empty"),
+        (lambda root: [p.write_bytes(b"") for p in root.glob("*/*/*")], "first 20 images can be read.* is empty"),
         (lambda root: [save(p, np.zeros((9, 9, 3), np.uint8)) for p in root.glob("*/*/*")], "of one colour"),
         (lambda root: (root / "train" / "ant" / "x.png").symlink_to(root / "nowhere"), "x.png cannot be read"),
     ],
@@ -233,6 +233,38 @@ def test_bad_folders(tmp_path, spoil, words):
         read("folder", root)
     assert len(str(caught.value).splitlines()) == 1
     assert str(root) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in dataset_dict if name != "shapes100"])
+def test_a_folder_that_the_file_system_refuses(name):
+    root = "x" * 300
+    for reading in (look, read):
+        if reading is look and dataset_dict[name].layout is None:
+            continue
+        with pytest.raises(DataError, match=r"x cannot be read .*; see --data_folder"):
+            reading(name, root)
+
+
+def test_validation_images_that_are_half_there(tmp_path):
+    tiny = make_tiny(tmp_path / "tiny")
+    (tiny / "val" / "images" / "val_3.JPEG").unlink()
+    with pytest.raises(DataError, match=r"images lacks 1 images that .*val_annotations.txt names, val_3.JPEG"):
+        read("tiny_imagenet", tiny)
+    make_imagenet(tmp_path / "sorted", flat=False)
+    picked = sorted((tmp_path / "sorted" / "val").glob("*/*.JPEG"))[0]
+    picked.rename(tmp_path / "sorted" / "val" / picked.name)
+    with pytest.raises(DataError, match="has class folders and 1 images beside them"):
+        read("imagenet", tmp_path / "sorted")
+
+
+def test_the_size_of_images_comes_from_the_first_good_one_of_a_class(tmp_path):
+    make_folder(tmp_path, side=(24, 24))
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "train" / name / "000.png").write_bytes(b"")
+    assert choose_side(tmp_path, ["ant", "bee", "cat"]) == (24, 24)
+    assert read("folder", tmp_path, skip_bad_images=True).train.samples == 15
+    with pytest.raises(DataError, match="3 of 24 images cannot be used"):
+        read("folder", tmp_path)
 
 
 def test_a_closed_folder(tmp_path, monkeypatch):
