@@ -14,6 +14,7 @@ from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Method, Transform, constructor_options
 from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
 
+from . import distributed
 from .checkpoint import check_model, nearest
 from .errors import UserError
 from .flags import (
@@ -141,6 +142,8 @@ def _check_network(opt: argparse.Namespace, model: str, size_flag: str) -> None:
 
 def _notes(opt: argparse.Namespace) -> list[str]:
     notes = []
+    if opt.sync_bn and distributed.size() == 1:
+        notes.append("--sync_bn has no effect in one process")
     if opt.num_workers is not None and dataset_dict[opt.dataset].layout is None:
         notes.append("--num_workers has no effect on data sets that are kept in memory")
     if opt.warmup_epochs >= opt.epochs > 1:

@@ -355,10 +355,10 @@ def baseline_of(cell: Cell, cells: Sequence[Cell], method: str) -> tuple[Cell | 
     """The cell of a method with the same student and schedule, and the same teacher where it has one.
 
     Returns:
-        The cell; None where there is none or more than one, and for those of the method itself. And why there is none
-        although the student has runs of the method; empty otherwise.
+        The cell; None where there is none or more than one, for those of the method itself, and for students without a
+        teacher. And why there is none although the student has runs of the method; empty otherwise.
     """
-    if cell.method == method:
+    if cell.method == method or "distill" not in cell.options:
         return None, ""
     candidates = [other for other in cells if other.method == method and other.student == cell.student]
     differing = {id(other): _differing(cell, other, method) for other in candidates}

@@ -57,8 +57,6 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
         workers=opt.num_workers,
         fallback=Path(opt.save_folder) / "datasets.json",
     )
-    if opt.sync_bn and distributed.size() == 1:
-        opt.notes.append("--sync_bn has no effect in one process")
     sizes = (opt.batch_size, precision.device, opt.seed, opt.subset)
     try:
         with distributed.first_of_each_machine():
