@@ -162,7 +162,7 @@ def depends_on_classes(name: str) -> bool:
 
 @functools.cache
 def shapes_of(network: str) -> list[torch.Size]:
-    return feature_shapes(model_dict[network](), (32, 32), network, 100)
+    return feature_shapes(model_dict[network](), (32, 32))
 
 
 def make_method(name: str, sizes: Sizes) -> Distiller:

@@ -162,8 +162,7 @@ class Product:
         arguments = ["--distill", "ldrld", "--model_s", pair.name_s, "--batch_size", str(loader.batch_size)]
         opt, method = student_options(arguments)
         student, teacher = copy.deepcopy(pair.student), copy.deepcopy(pair.teacher)
-        named = ((student, pair.name_s), (teacher, pair.name_t))
-        shapes = [feature_shapes(network, loader.side, name, cifar100.CLASSES) for network, name in named]
+        shapes = [feature_shapes(network, loader.side) for network in (student, teacher)]
         sizes = Shapes(*shapes, cifar100.CLASSES, loader.samples)
         distiller = build_method(method, sizes, opt.method_options, opt.kd_T, opt.transforms)
         student, teacher = adapt_networks(distiller, student, teacher, loader)

@@ -128,14 +128,16 @@ def with_input_of(network: nn.Module, loader: Loader, own: nn.Module | None = No
 
 
 @torch.no_grad()
-def feature_shapes(network: nn.Module, side: tuple[int, int], name: str, classes: int) -> list[torch.Size]:
+def feature_shapes(
+    network: nn.Module, side: tuple[int, int], name: str = "the network", classes: int | None = None
+) -> list[torch.Size]:
     """Shapes of a network's features for two images, in the order of its feature list.
 
     Args:
         network: takes images (B, 3, H, W).
         side: their height and width.
         name: of the network, for messages.
-        classes: number of logits C that it should have.
+        classes: number of logits C that it should have; None for any.
 
     Raises:
         UserError: it fails on such images, or gives something else than logits.
@@ -151,7 +153,7 @@ def feature_shapes(network: nn.Module, side: tuple[int, int], name: str, classes
         ) from None
     network.train(training)
     given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if given != (2, classes):
+    if classes and given != (2, classes):
         raise UserError(f"{name} gives {given} for two images of {classes} classes, and not logits (2, {classes})")
     return [feature.shape for feature in features]
 
