@@ -59,18 +59,25 @@ class TrainStep(nn.Module):
 
     def run_student(self, batch: Batch) -> Output:
         """The student's output for a batch, in float32."""
-        needs = self.method.needs
-        images, strong = batch.images, batch.strong_images
-        alone = len(images) == 1
-        if alone:  # twice: a batch norm refuses a single value per channel, as where maps are one pixel
-            images, strong = (None if view is None else torch.cat([view, view]) for view in (images, strong))
         with self.precision.autocast(), self._norms(batch):
-            output = run_network(self.student, images, needs, preact=needs.preact is True)
-            if needs.strong_view:
-                # on its own, so that the batch norms see one kind of images at a time
-                output = replace(output, strong_logits=self.student(strong))
-        # their mean: of one row alone, a batch norm of deviation 0 would send back an enormous gradient
-        return (output.map(lambda rows: rows.mean(0, keepdim=True)) if alone else output).float()
+            try:
+                return self._outputs(batch.images, batch.strong_images).float()
+            except ValueError as error:
+                if len(batch.images) > 1 or "1 value per channel" not in str(error):
+                    raise
+            # a batch norm refuses an image alone where maps are one pixel; twice, it becomes the norm's bias
+            views = (batch.images, batch.strong_images)
+            twice = (None if images is None else torch.cat([images, images]) for images in views)
+            # their mean: of one row alone, a deviation of 0 would send back an enormous gradient
+            return self._outputs(*twice).map(lambda rows: rows.mean(0, keepdim=True)).float()
+
+    def _outputs(self, images: Tensor, strong_images: Tensor | None) -> Output:
+        needs = self.method.needs
+        output = run_network(self.student, images, needs, preact=needs.preact is True)
+        if needs.strong_view:
+            # on its own, so that the batch norms see one kind of images at a time
+            output = replace(output, strong_logits=self.student(strong_images))
+        return output
 
     def whole_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
         """What the method sees of a batch, of which other processes may have run shares.
