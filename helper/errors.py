@@ -133,7 +133,7 @@ def _exit_code(main: Callable[[], None]) -> int:
         return _stopped(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written fails as well
-        return _end("nobody reads the output any more", 128 + signal.SIGPIPE)
+        return _end("error: nobody reads the output any more", 128 + signal.SIGPIPE)
     except Exception as error:
         if str(error).startswith("DataLoader worker"):
             # a worker that a signal ended, the run's own or its own alone

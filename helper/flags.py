@@ -217,7 +217,7 @@ def add_method(parser: argparse.ArgumentParser, method: Method) -> None:
         help="the weight of all distillation, or a factor where there are several",
     )
     for name, flag in method.build.factors.items():
-        text = f"as in the code of CTKD: times -b, with -a 0, it is the weight -{flag}"
+        text = f"for lines of other code: times -b, with -a 0, it is the weight -{flag}"
         group.add_argument(f"--{name}", type=float, metavar="X", help=text)
     for option in method.options():
         add_option(group, option)

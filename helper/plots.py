@@ -76,13 +76,18 @@ def one_axes(title: str, height: float = 2.2) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def axes_row(title: str, count: int, height: float = 2.2) -> tuple[Figure, list[Axes]]:
-    """As `one_axes`, with several pairs of axes side by side."""
+def _titled(title: str, height: float) -> Figure:
+    """An empty figure of a column's width and, without its title, of a height in inches."""
     lines = wrap(title)
-    size = (WIDTH, height + LINE * (lines.count("\n") + 1))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height + LINE * (lines.count("\n") + 1)), layout="constrained")
     figure.suptitle(lines, fontsize=FONT)
     figure.set_label("; ".join(title.splitlines()))
+    return figure
+
+
+def axes_row(title: str, count: int, height: float = 2.2) -> tuple[Figure, list[Axes]]:
+    """As `one_axes`, with several pairs of axes side by side."""
+    figure = _titled(title, height)
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
@@ -93,10 +98,7 @@ def axes_column(title: str, heights: tuple[float, ...] = (1.6, 0.7)) -> tuple[Fi
         title: above them, wrapped.
         heights: of the pairs of axes, in inches.
     """
-    lines = wrap(title)
-    figure = Figure(figsize=(WIDTH, sum(heights) + LINE * (lines.count("\n") + 3)), layout="constrained")
-    figure.suptitle(lines, fontsize=FONT)
-    figure.set_label("; ".join(title.splitlines()))
+    figure = _titled(title, sum(heights) + 2 * LINE)
     return figure, list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
 
 

@@ -347,8 +347,12 @@ def _differing(cell: Cell, other: Cell, method: str) -> list[str]:
     registered = registry.get(cell.options.get("distill", ""))
     own = set(registered.recipe) if registered else set()
     keys = [key for key in SCHEDULE if key not in own] + (list(TEACHER) if method != "labels" else [])
-    # an option that an older run does not have is as if it had not been given
-    return [key for key in keys if (cell.options.get(key) or None) != (other.options.get(key) or None)]
+
+    def value(cell: Cell, key: str) -> Any:
+        # a network that is trained from labels is the only one
+        return cell.options.get("size" if key == "size_s" and "size" in cell.options else key)
+
+    return [key for key in keys if value(cell, key) != value(other, key)]
 
 
 def baseline_of(cell: Cell, cells: Sequence[Cell], method: str) -> tuple[Cell | None, str]:

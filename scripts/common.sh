@@ -32,24 +32,21 @@ selected() {
     case " ${2:-$1} " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
-# method FLAGS...: what METHODS calls a run of train_student.py with these flags
+# method FLAGS...: what METHODS calls a run of train_student.py with these flags; `beside` is what a list sets where -a
+# weighs a term that the method's published form leaves out
 method() {
     name=kd
     changes=
-    kl=0
     while [ $# -gt 0 ]; do
         case $1 in
             --distill) name=$2 ;;
             --optimizer) changes="$changes+$2" ;;
-            -a) kl=$2 ;;
             --sort | --ekd | --curriculum_T) changes="$changes+${1#--}" ;;
             --logit-stand | --logit_stand) changes="$changes+logit_stand" ;;
         esac
         shift
     done
-    # with the KL of logits besides, which its own -a weighs
-    case $name:$kl in crd:0) ;; crd:*) changes="+kd$changes" ;; esac
-    echo "$name$changes"
+    echo "$name${beside:-}$changes"
 }
 
 # run NAME COMMAND...: a command of the interpreter, with its output on the terminal and in NAME's log

@@ -55,7 +55,9 @@ every_method() {
     esac
     distill "$@" --distill nst -a 0 -b 50
     distill "$@" --distill crd -a 0 -b 0.8
+    beside=+kd
     distill "$@" --distill crd -a 1 -b 0.8
+    beside=
 
     # LDRLD's line, whose weights were published for one pair, and the other baselines
     distill "$@" --distill ldrld -r 1.0 -b 7.0 -a 10.5 --kd_T 4

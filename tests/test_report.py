@@ -3,7 +3,9 @@
 import csv
 import json
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from made_runs import make_run, three_methods, write_rows
@@ -155,6 +157,26 @@ def test_a_method_may_have_a_schedule_of_its_own(tmp_path, monkeypatch, capsys):
     assert "+4.00" in out.out
     _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
     assert "no gain over kd, 2 settings of kd fit" in out.out
+
+
+def test_a_student_of_another_size_is_compared_with_its_own_from_labels(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "models" / "whole", "1", [60.0], model="resnet20", size=None)
+    make_run(tmp_path / "models" / "small", "1", [50.0], model="resnet20", size=24)
+    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0}
+    make_run(tmp_path / "student_model" / "kd", "1", [57.0], distill="kd", size_s=24, **pair)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert "+7.00" in out.out
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    three_methods(tmp_path)
+    words = [sys.executable, "report.py", "--save_folder", tmp_path, "--watch", "0.1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=Path(__file__).parent.parent, **pipes) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 128 + 13
+        assert process.stderr.read() == "error: nobody reads the output any more\n"
 
 
 def test_gains_over_a_method_without_runs_are_refused(tmp_path, monkeypatch, capsys):
