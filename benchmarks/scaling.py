@@ -10,6 +10,10 @@
 - logits: every loss of logits, value and gradient, over C, at the largest batch size.
 - step: a training step with LDRLD over batch size, the teacher's logits computed and from a full cache.
 - loader: augmented batches of the in-memory loader over batch size.
+- images: over the number N of training images, the in-memory loader (what it holds, the first batch of an epoch and a
+  later one) and CRD's loss, whose memories and products grow with N.
+- disk: the loader that reads files, over its processes, on drawn photographs and small images.
+- processes: a training step shared by several processes of this machine, which share its threads.
 
 Memory is what the forward pass keeps for the backward pass, each storage once.
 """
@@ -18,13 +22,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import statistics
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from dataset import DiskLoader, cifar100
+from dataset.listing import ImageFiles
 from distiller_zoo import LDRLD, registry
 from distiller_zoo.base import LogitDistiller
 from helper.errors import UserError, run_command
@@ -32,15 +44,18 @@ from helper.flags import OneLineParser
 from helper.precision import Precision
 
 from . import plain
+from .loader import counts
 from .losses import Sizes, make_case
+from .processes import BATCH, time_shared
 from .timing import interleave, limited_memory, machine, milliseconds
 from .train_step import Product, add_step, full_batches, make_pair, memory_loader, start, step_ms
 
-PARTS = ("loss", "logits", "step", "loader")
 LOGIT_METHODS = [name for name, method in registry.items() if issubclass(method.build, LogitDistiller)]
 PAIRS = "resnet32x4-resnet8x4"
-BATCH, CLASSES, K = 64, 100, 7  # where they are not what varies
+CLASSES, K = 100, 7  # where they are not what varies, as is BATCH
 LITERAL_ELEMENTS = 5e7
+NEGATIVES = 16_384  # CRD's K, where there are as many images
+KINDS = {"photographs of 500x375, JPEG": ((375, 500), 224, ".jpg"), "images of 32x32, PNG": ((32, 32), 32, ".png")}
 
 
 def kept_bytes(run: Callable[[], object]) -> int:
@@ -154,12 +169,88 @@ def loader_table(opt: argparse.Namespace, precision: Precision) -> None:
         print(f"{batch:>6}{ms:>12.3f}{1000 * batch / ms:>10.0f}", flush=True)
 
 
-TABLES = {"loss": loss_table, "logits": logits_table, "step": step_table, "loader": loader_table}
+def images_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """The in-memory loader and CRD's loss over the number of training images, of noise."""
+    columns = f"{'MiB':>10}{'first batch ms':>16}{'later ms':>10}{'CRD MiB':>10}{'CRD ms':>10}"
+    print(f"\nimages in memory, and CRD's loss with its gradient, B = {BATCH}\n{'N':>10}{columns}")
+    device = precision.device
+    for count in opt.counts:
+        train, _ = plain.read_images(argparse.Namespace(dataset="noise", images=count))
+        loader = memory_loader(train, min(BATCH, count), device)
+        starts = [milliseconds(full_batches(loader, epoch=1).__next__, 1, device) for _ in range(opt.repeats)]
+        first, batches = statistics.median(starts), full_batches(loader, epoch=1)
+        next(batches)
+        later = milliseconds(batches.__next__, opt.steps, device)
+        case = make_case("crd", Sizes(BATCH, CLASSES, samples=count, negatives=min(NEGATIVES, count - 1)), device)
+        leaves = [leaf for leaf in case.leaves if leaf.requires_grad]
+
+        def crd(case=case, leaves=leaves) -> object:
+            return torch.autograd.grad(case.ours(), leaves, allow_unused=True)
+
+        ms = interleave(crd, crd, opt.repeats, 1, device, opt.seconds).b_ms
+        held, kept = loader.images.nbytes, 2 * count * 128 * 4
+        print(
+            f"{count:>10}{held / 2**20:>10.0f}{first:>16.1f}{later:>10.3f}{kept / 2**20:>10.0f}{ms:>10.1f}", flush=True
+        )
+
+
+def draw_files(folder: Path, count: int, side: tuple[int, int], ending: str) -> ImageFiles:
+    """Files of coarse noise, which is about as hard to compress as a photograph."""
+    draw = np.random.default_rng(0)
+    height, width = side
+    for number in range(count):
+        coarse = draw.integers(256, size=(max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}{ending}")
+    with os.scandir(folder) as found:
+        return ImageFiles.of(folder, found, [0] * count)
+
+
+def disk_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """The loader of files over its processes; the files are in the system's cache."""
+    print(f"\n{opt.files} files, B = {BATCH}\n{'':<32}{'processes':>10}{'img/s':>10}")
+    for name, (side, size, ending) in KINDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            files = draw_files(Path(folder), opt.files, side, ending)
+            for workers in opt.workers:
+                look = ((size, size), cifar100.MEAN, cifar100.STD, BATCH, precision.device)
+                loader = DiskLoader(files, *look, train=True, workers=workers)
+
+                def epoch(loader=loader) -> None:
+                    deque(loader, maxlen=0)
+
+                epoch()  # starts the processes
+                ms = min(milliseconds(epoch, 1, precision.device) for _ in range(opt.repeats))
+                print(f"{name:<32}{workers:>10}{1000 * opt.files / ms:>10.0f}", flush=True)
+                del loader
+
+
+def processes_table(opt: argparse.Namespace, precision: Precision) -> None:
+    """A training step of each pair over the number of processes."""
+    threads = torch.get_num_threads()
+    columns = f"{'threads each':>14}{'computed img/s':>16}{'full cache img/s':>18}"
+    print(f"\nstep of {BATCH} images shared by processes, {precision.name}\n{'':<28}{'processes':>10}{columns}")
+    for count in opt.processes:
+        share = argparse.Namespace(**{**vars(opt), "threads": max(1, threads // count)})
+        for names, times in zip(opt.pairs, time_shared(count, share), strict=True):
+            computed, cached = (1000 * BATCH / ms for ms in times)
+            line = f"{' -> '.join(names):<28}{count:>10}{share.threads:>14}{computed:>16.1f}{cached:>18.1f}"
+            print(line, flush=True)
+
+
+TABLES = {
+    "loss": loss_table,
+    "logits": logits_table,
+    "step": step_table,
+    "loader": loader_table,
+    "images": images_table,
+    "disk": disk_table,
+    "processes": processes_table,
+}
 
 
 def part_names(text: str) -> list[str]:
-    if unknown := [word for word in text.split(",") if word not in PARTS]:
-        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(PARTS)}")
+    if unknown := [word for word in text.split(",") if word not in TABLES]:
+        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(TABLES)}")
     return text.split(",")
 
 
@@ -173,19 +264,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print the tables."""
     parser = OneLineParser(prog="python -m benchmarks.scaling", description="Time and memory over the sizes.")
     sizes = {
-        "batches": ([16, 64, 256, 1024], "batch sizes, of all tables"),
+        "batches": ([16, 64, 256, 1024], "batch sizes of loss, step and loader; the largest is that of logits"),
         "classes": ([10, 100, 1000, 10_000, 21_000], "of the loss"),
         "ks": ([2, 4, 7, 10, 20, 50], "of the loss"),
+        "counts": ([50_000, 200_000, 1_000_000], "numbers of training images"),
+        "processes": ([1, 2], "that share a step"),
     }
-    parser.add_argument("--what", type=part_names, default=list(PARTS), metavar="A,B", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--what", type=part_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}")
     for name, (default, text) in sizes.items():
         shown = f"{text} ({','.join(map(str, default))})"
         parser.add_argument(f"--{name}", type=plain.positives, default=default, metavar="N,N", help=shown)
+    parser.add_argument("--workers", type=counts, default=[0, 2], metavar="N,N", help="that read files (0,2)")
+    parser.add_argument("--files", type=plain.positive, default=256, metavar="N", help="that they read (256)")
     known = ", ".join(LOGIT_METHODS)
     parser.add_argument("--methods", type=method_names, default=LOGIT_METHODS, metavar="A,B", help=f"of {known}")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="for a line of the loss, about (5)")
     add_step(parser, PAIRS, repeats=10)
     opt = parser.parse_args(arguments)
+    if few := [n for n in opt.counts if n < BATCH]:
+        raise UserError(f"--counts must be from {BATCH}, but {few[0]} is not")
     if bad := [k for k in opt.ks if not 2 <= k <= CLASSES] + [c for c in opt.classes if c < 2]:
         raise UserError(f"--ks must be from 2 to {CLASSES} and --classes from 2, but {bad[0]} is not")
     precision = start(opt)

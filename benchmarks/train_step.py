@@ -145,7 +145,7 @@ def full_batches(loader: MemoryLoader, epoch: int) -> Iterator[Batch]:
     """The batches of an epoch and those after it, without the short ones at their ends."""
     for current in itertools.count(epoch):
         loader.set_epoch(current)
-        yield from (batch for batch in loader if len(batch.target) == loader.batch_size)
+        yield from (batch for batch in loader if len(batch.whole) == loader.batch_size)
 
 
 class Product:

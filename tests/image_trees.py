@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dataset import cifar10
 
 
 def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
@@ -69,3 +72,16 @@ def make_imagenet(root: Path, train=3, val=2, flat=True) -> list[str]:
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
         save(root / "val" / name if flat else root / "val" / wnid / name, picture(500 + number, 70, 90))
     return truth
+
+
+def make_cifar10(root: Path, train=20, test=10) -> Path:
+    """CIFAR-10's archive with `train` images in each of its five batches; all images of a file have its number as grey.
+
+    `cifar10.LAYOUT.images` has to be told of these counts.
+    """
+    folder = root / cifar10.LAYOUT.folder
+    folder.mkdir(parents=True)
+    for number, (name, count) in enumerate([*((f"data_batch_{n}", train) for n in range(1, 6)), ("test_batch", test)]):
+        content = {"data": np.full((count, 3072), number, np.uint8), "labels": [i % 10 for i in range(count)]}
+        (folder / name).write_bytes(pickle.dumps({key.encode(): value for key, value in content.items()}))
+    return folder

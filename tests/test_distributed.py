@@ -18,6 +18,7 @@ import torch
 import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_trees import make_folder
 from torch import Tensor, nn
 
 import helper.errors
@@ -396,6 +397,22 @@ def test_one_process_goes_on_with_two(call, launch, flags, monkeypatch, tmp_path
     assert "Traceback" not in done.err
     assert done.out.count("resuming after epoch 1") == done.out.count("epoch 2/2") == 1
     assert "2 processes share the 64 images of a step; batch norms see the whole batch" in done.out
+    assert_same_figures(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [("deit_ti", "--size_s", 32, "--drop_path", 0, "--distill", "lg"), ("torchvision:resnet18", "--distill", "kd")],
+    ids=lambda words: words[0],
+)
+def test_changed_images_from_disk_are_those_of_one_process(call, launch, make_teacher, tmp_path, network):
+    make_folder(tmp_path / "folder", train=7)
+    data = ("--dataset", "folder", "--data_folder", tmp_path / "folder", "--memory_budget", 0, "--num_workers", 1)
+    changed = ("--rand_augment", 9, "--random_erasing", 0.5, "--warmup_epochs", 0, "--lr_schedule", "step")
+    common = (*QUICK, "--path_t", make_teacher(classes=3), *data, *changed, "--batch_size", 8, "--model_s", *network)
+    assert call("train_student", *common, "--save_folder", tmp_path / "alone").code == 0
+    done = launch("train_student", *common, "--save_folder", tmp_path / "shared", processes=2)
+    assert done.code == 0, done.err
     assert_same_figures(tmp_path / "shared", tmp_path / "alone")
 
 

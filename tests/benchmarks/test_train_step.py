@@ -69,8 +69,12 @@ COMMANDS = {
         [r"512->512 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 32x32 depthwise, stride 2 "],
     ),
     "scaling": (
-        f"{STEPS} --pairs resnet8-resnet8 --batches 8 --classes 10 --ks 3 --seconds 0",
-        [r"\n +64 +10 +7( +[\d.]+){3}", r"\n +8( +[\d.]+){5}\n", r"\n +8( +[\d.]+){2}\n"],
+        f"{STEPS} --pairs resnet8-resnet8 --batches 8 --classes 10 --ks 3 --seconds 0 --counts 64 --workers 0"
+        " --processes 2 --images 128 --files 2",
+        [
+            *(r"\n +64 +10 +7( +[\d.]+){3}", r"\n +8( +[\d.]+){5}\n", r"\n +8( +[\d.]+){2}\n"),
+            *(r"\n +64( +[\d.]+){5}\n", r"JPEG +0 +\d+\n", r"PNG +0 +\d+\n", r"resnet8 +2 +1( +[\d.]+){2}\n"),
+        ],
     ),
 }
 
@@ -193,6 +197,7 @@ def test_benchmark_ends_well_and_prints_its_table(name: str, outputs: dict[str, 
         (train_step.main, "--path_t {teacher}", "the teacher of no pair"),
         (loader_benchmark.main, "--data_folder {empty}", "--dataset noise"),
         (scaling.main, "--what all", "no 'all'"),
+        (scaling.main, "--counts 63", "--counts must be from 64"),
     ],
 )
 def test_bad_input_is_one_line(
