@@ -166,7 +166,7 @@ class Product:
         sizes = Shapes(*shapes, cifar100.CLASSES, loader.samples)
         distiller = build_method(method, sizes, opt.method_options, opt.kd_T, opt.transforms)
         student, teacher = adapt_networks(distiller, student, teacher, loader)
-        self.loader, self.compiled = loader, compiled
+        self.loader = loader
         self.teacher = Teacher(teacher, distiller.needs, precision, loader.batch_size if compiled else None)
         self.step = to_device(TrainStep(student, distiller, precision), precision)
         weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
@@ -203,7 +203,7 @@ class Product:
             return output
 
         # hooks within compiled code would split it
-        inner = [] if self.compiled else [after(self.step.student, "student"), after(self.step.method, "loss")]
+        inner = [] if self.step.compiled else [after(self.step.student, "student"), after(self.step.method, "loss")]
         hooks = [
             *(inner or [after(self.step, "student")]),
             optimizer.register_step_pre_hook(lambda *_: clock.mark("backward")),
@@ -400,7 +400,8 @@ class Bench:
         pair = make_pair(names, self.loader, opt.path_t)
         plain = plain_copy(pair, self.precision.device)
         product = Product(pair, self.loader, self.precision, opt.compile)
-        print(f"\n{pair.name_t} -> {pair.name_s}, batches of {opt.batch}")
+        left = ", the student uncompiled, which is faster" if opt.compile and product.step.compiled is None else ""
+        print(f"\n{pair.name_t} -> {pair.name_s}, batches of {opt.batch}{left}")
         print(f"  {'teacher':<20}{'hits':>7}{'plain img/s':>14}{'ours img/s':>12}{'ratio':>8}  10 to 90 %")
         modes = {
             "none": ("no cache", None),

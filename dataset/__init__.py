@@ -167,6 +167,7 @@ class Reading:
         val_split: share of the training images that is held out; None for none.
         rand_augment: magnitude of RandAugment on training images, 0 to 10; 0 for none.
         random_erasing: probability that a part of a training image is erased.
+        rotation: training images are turned by up to so many degrees, and not cropped at random places; 0 for none.
         workers: processes of a DiskLoader, and threads that decode.
         fallback: file in which findings are kept where the data set's folder cannot be written.
     """
@@ -179,6 +180,7 @@ class Reading:
     val_split: float | None = None
     rand_augment: float = 0.0
     random_erasing: float = 0.0
+    rotation: float = 0.0
     workers: int = 0
     fallback: Path | None = None
 
@@ -258,8 +260,9 @@ def get_dataset(
     if reading.mean or reading.std:
         identity += f" {look_of}"
     train, test = loader(splits.train, train=True), loader(splits.test, train=False)
-    if reading.rand_augment or reading.random_erasing:
-        train.augment(Augmenter(reading.rand_augment, reading.random_erasing, train.normalise, seed))
+    changes = (reading.rand_augment, reading.random_erasing, train.normalise, seed, reading.rotation)
+    if reading.rand_augment or reading.random_erasing or reading.rotation:
+        train.augment(Augmenter(*changes))
     return Data(train, test, facts.classes, splits.notes, *look_of, val, identity)
 
 

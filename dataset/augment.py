@@ -1,4 +1,4 @@
-"""Changes to training images beyond crop and flip: RandAugment and random erasing, as in timm's recipes.
+"""Changes to training images beyond crop and flip: rotations, and RandAugment and random erasing as in timm's recipes.
 
 RandAugment is timm's `rand-mM-mstd0.5-inc1` (Cubuk et al., 2020): of 15 operations an image draws two, each of which is
 left out half of the time; the magnitude is normal about M with a deviation of 0.5, 0 to 10, and a larger one always
@@ -8,6 +8,9 @@ becomes noise of deviation 1.
 What differs: the images of a step that drew the same operation share its magnitude, since one call serves them all; the
 images are changed at the size of the data set, before a network brings them to its own; turned, sheared and shifted
 ones are sampled bilinearly, where timm has bicubic, and its grey levels may be 1 away (see `operations`).
+
+Rotations are those of torchvision's RandomRotation: by an angle that is uniform between -D and D degrees, the nearest
+pixel, black beside the image.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import torch
 from torch import Tensor
 
 from .loader import Normaliser, Share, epoch_generator
-from .operations import Beside, Operation, apply_drawn, posterize, solarize, transforms
+from .operations import Beside, Operation, apply_drawn, posterize, solarize, transforms, turn_each
 
 MAGNITUDES = 10
+LARGEST_ROTATION = 180  # degrees
 DEVIATION = 0.5  # of the magnitude
 OPERATIONS_EACH = 2
 KEPT = 0.5  # probability that an operation that was drawn is applied
@@ -86,17 +90,21 @@ class Augmenter:
         erasing: probability that a part of an image is erased, 0 to 1.
         normalise: what turns pixels into a network's input; its mean is the colour beside turned images.
         seed: the run's.
+        rotation: D in degrees, 0 to 180; 0 for none. Loaders then leave out the shifts of their crops.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, magnitude: float, erasing: float, normalise: Normaliser, seed: int):
+    def __init__(self, magnitude: float, erasing: float, normalise: Normaliser, seed: int, rotation: float = 0.0):
         if not 0 <= magnitude <= MAGNITUDES:
             raise ValueError(f"a magnitude of {magnitude} is not between 0 and {MAGNITUDES}")
         if not 0 <= erasing <= 1:
             raise ValueError(f"a probability of {erasing} is not between 0 and 1")
+        if not 0 <= rotation <= LARGEST_ROTATION:
+            raise ValueError(f"a rotation of {rotation} is not between 0 and {LARGEST_ROTATION} degrees")
         self.magnitude, self.erasing, self.normalise, self.seed = magnitude, erasing, normalise, seed
+        self.rotation = rotation
         colour = tuple((255 * normalise.mean).round().tolist())
         unchanged = Operation(0, 0, lambda images, value, place: images)
         self.table = [*operations(Beside(colour, "bilinear")).values(), unchanged]
@@ -114,6 +122,9 @@ class Augmenter:
             (B, 3, H, W) float32, normalised.
         """
         generator = epoch_generator(self.seed, epoch, 5, index=step)
+        if self.rotation:
+            angles = self.rotation * (2 * torch.rand(len(share.whole), generator=generator) - 1)
+            pixels = turn_each(pixels, angles[share.rows])
         if self.magnitude:
             pixels = self._rand_augment(pixels, share, generator)
         images = self.normalise(pixels)

@@ -30,18 +30,20 @@ class _Reader(torch.utils.data.Dataset):
         train: draw views; otherwise the centre is cut out.
         seed: of the views.
         second: give a second view of each image, too.
+        shifts: crop small images at random places.
     """
 
-    def __init__(self, files: ImageFiles, side: Side, train: bool, seed: int, second: bool):
+    def __init__(self, files: ImageFiles, side: Side, train: bool, seed: int, second: bool, shifts: bool):
         # only here: what is kept in memory runs without it
         from torchvision.transforms import v2
 
         self.files, self.side, self.train, self.seed, self.second = files, side, train, seed, second
         photograph = max(side) > PHOTOGRAPH
-        crop = v2.RandomResizedCrop(side, antialias=True) if photograph else v2.RandomCrop(side, padding=CROP_PADDING)
+        small = [v2.RandomCrop(side, padding=CROP_PADDING)] if shifts else []
+        crop = [v2.RandomResizedCrop(side, antialias=True)] if photograph else small
         self.conform = not photograph or not train
         self.margin = MARGIN if photograph else 1.0
-        self.views = v2.Compose([crop, v2.RandomHorizontalFlip()])
+        self.views = v2.Compose([*crop, v2.RandomHorizontalFlip()])
 
     def _cut(self, image: Any) -> Any:
         """The centre of an image, without the margin."""
@@ -152,7 +154,7 @@ class DiskLoader(Loader):
         shares = self._shares()
         if self.reading is None:
             self.reading = torch.utils.data.DataLoader(
-                _Reader(self.files, self.side, self.train, self.seed, self.second),
+                _Reader(self.files, self.side, self.train, self.seed, self.second, self.shifts),
                 batch_size=None,  # a job is a batch
                 sampler=_Jobs(),
                 num_workers=self.workers,

@@ -272,6 +272,11 @@ class Loader:
         """From now on change training images also by this; their views can then no longer be numbered."""
         self.augmenter, self.views = augmenter, None
 
+    @property
+    def shifts(self) -> bool:
+        """Whether the crops of small training images begin at random places; rotations take the place of that."""
+        return self.augmenter is None or not self.augmenter.rotation
+
     def _input(self, pixels: Tensor, share: Share, step: int) -> Tensor:
         """The network's input (B, 3, H, W) of uint8 pixels (B, 3, H, W) of a share of the epoch's step."""
         if self.augmenter is None or not self.train:
@@ -342,12 +347,13 @@ class MemoryLoader(Loader):
 
     def _order_and_views(self) -> tuple[Tensor, Tensor]:
         """Positions in the order of the epoch, and the view of every image by position, (N,) each."""
+        centre = (self.padding * SHIFTS + self.padding) * 2
         if not self.train:
-            centre = (self.padding * SHIFTS + self.padding) * 2
             return torch.arange(self.samples), torch.full((self.samples,), centre)
         generator = epoch_generator(self.seed, self.epoch, stream=0)
         order = torch.randperm(self.samples, generator=generator)
-        return order, torch.randint(VIEWS, (self.samples,), generator=generator)
+        views = torch.randint(VIEWS, (self.samples,), generator=generator)
+        return order, views if self.shifts else centre + views % 2
 
     def facts(self) -> dict[str, Any]:
         """What the images of an (index, view) depend on; plain data."""

@@ -79,6 +79,24 @@ class Beside(NamedTuple):
         return self._affine(images, translate=[-x, -y])
 
 
+def turn_each(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn every image counterclockwise about its centre; what lies beside it is black, a pixel is its nearest one.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        degrees: (B,) its own angle.
+    """
+    height, width = images.shape[2:]
+    cos, sin = (function(torch.deg2rad(degrees)) for function in (torch.cos, torch.sin))
+    nothing = torch.zeros_like(cos)
+    # from the result's places to the image's, both in units of half a side
+    across = torch.stack([cos, -sin * height / width, nothing], 1)
+    down = torch.stack([sin * width / height, cos, nothing], 1)
+    places = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    places = places.to(images.device)
+    return torch.nn.functional.grid_sample(images.float(), places, "nearest", align_corners=False).to(torch.uint8)
+
+
 def posterize(images: Tensor, bits: int) -> Tensor:
     """Keep the highest bits, 1 to 8."""
     return images & (256 - 2 ** (8 - bits))

@@ -4,8 +4,9 @@ It has `wnids.txt`, `train/WNID/images/*.JPEG`, `val/images/*.JPEG` and `val/val
 with the name of a file and its class, separated by a tab. The validation images are the test set, as everywhere in the
 field: those in `test/` have no labels.
 
-The recipe is DOT's, but for its augmentation, rotations by up to 20° and flips: images are padded by 4, cropped and
-flipped, as those of CIFAR-100 are, so that they have a finite number of views and a teacher's logits can be kept.
+The recipe is DOT's: rotations by up to 20° and flips, and no crops. With `--rotation 0` the images are padded by 4,
+cropped and flipped, as those of CIFAR-100 are; they then have a finite number of views, and a teacher's logits can be
+kept.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ RECIPE = {
     "lr_decay_epochs": (60, 120, 160),
     "lr_decay_rate": 0.1,
     "weight_decay": 5e-4,
+    "rotation": 20.0,
 }
 
 

@@ -85,8 +85,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def without_training(parser: argparse.ArgumentParser) -> None:
     """Give a script that does not train what the reading of a data set asks of the flags of those that do."""
-    parser.set_defaults(subset=None, val_split=None, rand_augment=0.0, random_erasing=0.0, batch_size=200)
-    parser.set_defaults(compile=False, tf32=False)
+    parser.set_defaults(subset=None, val_split=None, rand_augment=0.0, random_erasing=0.0, rotation=0.0)
+    parser.set_defaults(batch_size=200, compile=False, tf32=False)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +126,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="probability that a part of an image is erased (0; transformers: 0.25)",
+    )
+    group.add_argument(
+        "--rotation",
+        type=float,
+        metavar="D",
+        help="turn images by up to D degrees, in place of random crops (0; tiny_imagenet: 20)",
     )
     group.add_argument(
         "--drop_path", type=float, metavar="X", help="share of dropped branches in a transformer's last block (0.1)"

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from dataset import DataError, dataset_dict, look
-from dataset.augment import MAGNITUDES
+from dataset.augment import LARGEST_ROTATION, MAGNITUDES
 from distiller_zoo import label_losses, registry, transform_registry
 from distiller_zoo.base import Method, Transform, constructor_options
 from models import constructor_takes, model_dict, model_recipe, needs_logit_distillation, project_name
@@ -106,6 +106,7 @@ def _check_ranges(opt: argparse.Namespace) -> None:
         _check(opt, name, 0, high=1)
     _check(opt, "drop_path", 0, high=0.9)
     _check(opt, "rand_augment", 0, high=MAGNITUDES)
+    _check(opt, "rotation", 0, high=LARGEST_ROTATION)
     _check(opt, "seed", 0, high=2**63 - 1)
     if opt.sync_bn and opt.compile:
         raise UserError("--sync_bn does not go with --compile")

@@ -27,6 +27,7 @@ RECIPE: dict[str, Any] = {
     "lr_schedule": "step",
     "rand_augment": 0.0,
     "random_erasing": 0.0,
+    "rotation": 0.0,
     "path_t": "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth",
     "model_s": "resnet8x4",
 }

@@ -24,7 +24,7 @@ FEWEST_TRIALS = 3  # that a test of a difference takes
 SCHEDULE = (
     *("dataset", "epochs", "batch_size", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "lr_schedule", "lr_end"),
     *("weight_decay", "subset", "val_split", "image_size", "mean", "std", "rand_augment", "random_erasing"),
-    *("size_s", "drop_path", "precision"),
+    *("rotation", "size_s", "drop_path", "precision"),
 )
 TEACHER = ("model_t", "teacher_sha256", "size_t")
 NEEDED = {"dataset": str, "epochs": int, "trial": str}  # of options.json

@@ -36,7 +36,8 @@ INCIDENTAL = (
     *("data_folder", "save_folder", "path_t"),
 )
 # what runs of older versions, which had no such options, did
-FORMERLY = {"processes": 1, "sync_bn": False, "lr_schedule": "step", "rand_augment": 0.0, "random_erasing": 0.0}
+FORMERLY = {"processes": 1, "sync_bn": False, "lr_schedule": "step"}
+FORMERLY |= {"rand_augment": 0.0, "random_erasing": 0.0, "rotation": 0.0}
 RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
 LONGEST_NAME = 200
 

@@ -7,7 +7,7 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .teacher import Teacher, evaluate, measured_accuracy
 from .teacher_cache import LogitCache, cache_facts
 
 MOST_WORKERS = 8  # RepDistiller's number of loader processes
+TIMED_STEPS = 3
 
 
 def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
@@ -49,7 +50,7 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
     files = dataset_dict[opt.dataset].layout is not None
     if opt.num_workers is None:
         opt.num_workers = min(MOST_WORKERS, os.cpu_count() or 1) if files else 0
-    names = ("image_size", "mean", "std", "memory_budget", "val_split", "rand_augment", "random_erasing")
+    names = ("image_size", "mean", "std", "memory_budget", "val_split", "rand_augment", "random_erasing", "rotation")
     given = {name: getattr(opt, name) for name in names}
     reading = Reading(
         **given,
@@ -254,16 +255,30 @@ def open_cache(
         opt.notes.append("--teacher_cache keeps no strong views, which are too many: the teacher sees these every time")
     if data.train.views is None:
         raise UserError(
-            "--teacher_cache: images that are read from disk or changed by --rand_augment or --random_erasing have no "
-            "finite number of views, so that none would be met again; leave it out, or keep images in memory with "
-            "--memory_budget and unchanged with --rand_augment 0 --random_erasing 0"
+            "--teacher_cache: images that are read from disk or changed by --rand_augment, --random_erasing or "
+            "--rotation have no finite number of views, so that none would be met again; leave it out, or keep images "
+            "in memory with --memory_budget and unchanged with --rand_augment 0 --random_erasing 0 --rotation 0"
         )
     facts = cache_facts(teacher, data.train, precision)
     return LogitCache(Path(opt.teacher_cache), facts, data.train.samples, data.train.views, data.classes)
 
 
+def _time_both(step: TrainStep, run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of a training step, compiled and not: the best of TIMED_STEPS each, in turns."""
+    compiled, seconds = step.compiled, ([], [])
+    for version, times in TIMED_STEPS * list(zip((compiled, None), seconds, strict=True)):
+        step.compiled, start = version, time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    step.compiled = compiled
+    return min(seconds[0]), min(seconds[1])
+
+
 def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
     """Compile what is trained, and run it for nothing, so that the first epoch does not wait for the compiler.
+
+    On a CPU, where fused code gives some convolutions layouts that oneDNN is slow with, a step that is not faster
+    compiled runs as it is.
 
     Args:
         step: student and method; as before in the end.
@@ -279,14 +294,23 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     target = teacher(batch) if teacher else None
     if teacher and teacher.cache:
         teacher.cache.hit_rate()  # the first epoch's begins with its own first batch
-    for epoch in (1, 2):  # a method that reads the epoch is compiled anew when it first changes
+
+    def run(epoch: int = 2) -> None:
         _, terms = step(batch, target, epoch)
         sum(terms.values()).backward()
+
+    run(1), run(2)  # a method that reads the epoch is compiled anew when it first changes
+    taken = f"compiled in {time.perf_counter() - start:.0f} s"
+    if step.precision.device.type == "cpu":
+        fused, plain = distributed.share(_time_both(step, run))
+        taken += f"; a step takes {fused:.3f} s, and {plain:.3f} s uncompiled"
+        if plain < fused:
+            step.compiled, taken = None, f"{taken}: the student runs uncompiled"
     step.load_state_dict(before)
     step.method.figures()  # what it counts begins with the first epoch, too
     step.zero_grad(set_to_none=True)
     if not quiet:
-        print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
+        print(taken, flush=True)
 
 
 def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model: str) -> Run:

@@ -1,9 +1,13 @@
 """Flags that make runs faster, from the command line."""
 
 import json
+import time
 
 import pytest
 import torch
+
+import helper.setup
+from helper.loops import TrainStep
 
 FLAGS = ("--model_s", "resnet8", "--dataset", "shapes100", "--epochs", 2, "--warmup_epochs", 0, "--quiet")
 
@@ -106,6 +110,7 @@ def test_compiled_runs_learn_the_same_and_compile_once(distil, monkeypatch, caps
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda module, **_: compile_(module, backend=count, dynamic=False))
+    monkeypatch.setattr(helper.setup, "_time_both", lambda *_: (1.0, 2.0))
     torch.compiler.reset()
     flags = ("--distill", method, "--precision", "fp32", "--batch_size", 32)
     plain, _ = distil(*flags, save="plain")
@@ -118,6 +123,32 @@ def test_compiled_runs_learn_the_same_and_compile_once(distil, monkeypatch, caps
     assert len(graphs) == 2 * in_two_epochs > 0
     for key, value in weights(plain).items():
         torch.testing.assert_close(value, weights(compiled)[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slower", ["compiled", "uncompiled"])
+def test_a_step_that_is_slower_compiled_runs_as_it_is(call, teacher, tmp_path, small_data, monkeypatch, slower):
+    """The compiler's results, or what they replace, are slowed down."""
+    forward, calls = TrainStep._forward, []
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        return forward(*arguments)
+
+    def compiled(module, **_):
+        run = forward if slower == "uncompiled" else slow
+        own = getattr(module, "__self__", None)
+        if not isinstance(own, TrainStep):
+            return module
+        return lambda *arguments: calls.append(1) or run(own, *arguments)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    if slower == "uncompiled":
+        monkeypatch.setattr(TrainStep, "_forward", slow)
+    flags = (*FLAGS[:-1], "--distill", "kd", "--precision", "fp32", "--batch_size", 50, "--compile")
+    result = call("train_student", *flags, "--path_t", teacher, "--save_folder", tmp_path)
+    assert result.code == 0, result.err
+    assert ("the student runs uncompiled" in result.out) == (slower == "compiled")
+    assert (len(calls) > 2 + helper.setup.TIMED_STEPS) == (slower == "uncompiled")
 
 
 def test_a_machine_without_a_compiler_is_told(call, teacher, tmp_path, small_data, monkeypatch, assert_one_line_error):

@@ -101,12 +101,13 @@ def test_tiny_imagenet_keeps_its_teachers_logits(call, tmp_path, make_teacher):
     make_tiny(tmp_path)
     words = ("--path_t", make_teacher(classes=3), "--model_s", "resnet8", "--distill", "kd", "--epochs", 1)
     data = ("--dataset", "tiny_imagenet", "--data_folder", tmp_path, "--save_folder", tmp_path / "save", *COMMON)
-    cached = call("train_student", *words, *data, "--teacher_cache", tmp_path / "cache")
+    cached = call("train_student", *words, *data, "--rotation", 0, "--teacher_cache", tmp_path / "cache")
     assert cached.code == 0, cached.err
     assert "12 training, 6 test images of 64×64, in memory" in cached.out
     assert (only(tmp_path / "cache") / "logits.f16").stat().st_size == 12 * 162 * 3 * 2
-    for changed in (("--memory_budget", 0), ("--rand_augment", 9), ("--random_erasing", 0.5)):
-        refused = call("train_student", *words, *data, *changed, "--teacher_cache", tmp_path / "cache")
+    for changed in (("--memory_budget", 0), ("--rand_augment", 9), ("--random_erasing", 0.5), ("--rotation", 20)):
+        flags = (*data, "--rotation", 0, *changed, "--teacher_cache", tmp_path / "cache")
+        refused = call("train_student", *words, *flags)
         assert refused.code == 2
         assert "--teacher_cache: images that are read from disk or changed by" in refused.err
 

@@ -1,4 +1,4 @@
-"""RandAugment and random erasing: every operation against timm's, what is drawn, and what an epoch depends on."""
+"""RandAugment, erasing, rotation: every operation against timm's, what is drawn, what an epoch depends on."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torchvision.transforms import functional
 from dataset import ContrastLoader, ContrastSampler, ImageData, MemoryLoader, StrongLoader, augment
 from dataset.augment import Augmenter, operations, rectangles
 from dataset.loader import Share
-from dataset.operations import Beside
+from dataset.operations import Beside, turn_each
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -67,11 +67,11 @@ def test_the_operations_are_those_of_timms_recipe():
     assert recipe.num_layers == augment.OPERATIONS_EACH
 
 
-def training(magnitude: float = 9.0, erasing: float = 0.25, samples: int = 40, batch_size: int = 16, seed: int = 0):
+def training(magnitude=9.0, erasing=0.25, samples: int = 40, batch_size: int = 16, seed: int = 0, rotation=0.0):
     data = ImageData(some_images(samples), np.arange(samples) % 5)
     loader = MemoryLoader(data, MEAN, STD, batch_size, CPU, train=True, seed=seed)
-    if magnitude or erasing:
-        loader.augment(Augmenter(magnitude, erasing, loader.normalise, seed))
+    if magnitude or erasing or rotation:
+        loader.augment(Augmenter(magnitude, erasing, loader.normalise, seed, rotation))
     return loader
 
 
@@ -187,3 +187,35 @@ def test_the_share_of_erased_images_and_pixels():
 def test_arguments_out_of_range_are_refused(magnitude, erasing):
     with pytest.raises(ValueError, match="is not between 0 and"):
         Augmenter(magnitude, erasing, training().normalise, 0)
+
+
+@pytest.mark.parametrize("side", [(32, 32), (24, 40)])
+def test_each_image_is_turned_as_torchvision_turns_one(side):
+    images = torch.from_numpy(some_images(side=side)).permute(0, 3, 1, 2)
+    degrees = torch.linspace(-180, 180, len(images))
+    for image, angle, found in zip(images, degrees.tolist(), turn_each(images, degrees), strict=True):
+        other = (found != functional.rotate(image, angle)).any(0)
+        assert other.float().mean() < 0.01  # where two pixels are equally near
+
+
+def test_rotations_take_the_place_of_shifts():
+    loader = training(0, 0, samples=16, rotation=1e-6)
+    loader.set_epoch(1)
+    (batch,) = loader
+    whole = loader.plain()
+    plain = next(iter(whole)).images[batch.index]
+    flipped = (batch.view % 2).bool()[:, None, None, None]
+    assert 0 < flipped.sum() < len(flipped)
+    assert torch.equal(batch.images, torch.where(flipped, plain.flip(3), plain))
+    assert loader.views is None
+
+
+def test_angles_are_uniform_up_to_the_largest(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(augment, "turn_each", lambda images, degrees: drawn.append(degrees) or images)
+    epoch(training(0, 0, samples=2000, rotation=20.0))
+    angles = torch.cat(drawn)
+    assert 19 < angles.max() <= 20
+    assert -20 <= angles.min() < -19
+    assert abs(angles.mean()) < 1.5
+    assert angles.std() == pytest.approx(40 / 12**0.5, rel=0.05)

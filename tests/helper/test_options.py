@@ -108,6 +108,7 @@ def test_torchvisions_name_of_a_network_that_is_here():
         ("--model_s deit_ti --momentum 0", "--momentum has no effect with --optimizer adamw"),
         ("--lr_end 0", "--lr_end has no effect with --lr_schedule step"),
         ("--rand_augment 11", "--rand_augment 11.0 must be at least 0 and at most 10"),
+        ("--rotation 181", "--rotation 181.0 must be at least 0 and at most 180"),
         ("--random_erasing -0.1", "--random_erasing -0.1 must be at least 0 and at most 1"),
         ("--distill ekd -b 0 --ekd_warmup 3", "--ekd_warmup has no effect while -b is 0"),
         ("--distill dkd --ekd --ekd_weight 0 --ekd_soften", "--ekd_soften has no effect while --ekd_weight is 0"),
