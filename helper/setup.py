@@ -298,8 +298,10 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     def run(epoch: int = 2) -> None:
         _, terms = step(batch, target, epoch)
         sum(terms.values()).backward()
+        step.zero_grad(set_to_none=True)
 
-    run(1), run(2)  # a method that reads the epoch is compiled anew when it first changes
+    for epoch in (1, 2):  # a method that reads the epoch is compiled anew when it first changes
+        run(epoch)
     taken = f"compiled in {time.perf_counter() - start:.0f} s"
     if step.precision.device.type == "cpu":
         fused, plain = distributed.share(_time_both(step, run))
@@ -308,7 +310,6 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
             step.compiled, taken = None, f"{taken}: the student runs uncompiled"
     step.load_state_dict(before)
     step.method.figures()  # what it counts begins with the first epoch, too
-    step.zero_grad(set_to_none=True)
     if not quiet:
         print(taken, flush=True)
 
