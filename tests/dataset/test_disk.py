@@ -12,6 +12,7 @@ from torchvision.transforms import functional
 
 from dataset import ContrastLoader, ContrastSampler, DataError, DiskLoader, MemoryLoader, StrongLoader
 from dataset import folder as folder_set
+from dataset.augment import Augmenter
 from dataset.disk import _Reader
 from dataset.images import fit_to
 from dataset.loader import ImageData
@@ -63,6 +64,19 @@ def test_a_stopped_epoch_leaves_no_trace(files):
         stopped = loader(files, workers=workers)
         next(iter(stopped))
         assert same(walk(stopped, 2), walk(loader(files), 2))
+
+
+def test_rotations_take_the_place_of_shifts(files):
+    turned = loader(files)
+    turned.augment(Augmenter(0, 0, turned.normalise, 0, rotation=1e-6))
+    (whole,) = [batch.images for batch in loader(files, train=False, batch_size=len(files))]
+    flips = 0
+    for index, images in walk(turned, 1):
+        for position, image in zip(index, images, strict=True):
+            flipped = torch.equal(image, whole[position].flip(2))
+            assert flipped or torch.equal(image, whole[position])
+            flips += flipped
+    assert 0 < flips < len(files)
 
 
 def test_random_numbers_of_the_process_are_left_alone(files):
