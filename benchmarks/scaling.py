@@ -176,7 +176,7 @@ def images_table(opt: argparse.Namespace, precision: Precision) -> None:
     device = precision.device
     for count in opt.counts:
         train, _ = plain.read_images(argparse.Namespace(dataset="noise", images=count))
-        loader = memory_loader(train, min(BATCH, count), device)
+        loader = memory_loader(train, BATCH, device)
         starts = [milliseconds(full_batches(loader, epoch=1).__next__, 1, device) for _ in range(opt.repeats)]
         first, batches = statistics.median(starts), full_batches(loader, epoch=1)
         next(batches)
@@ -221,7 +221,6 @@ def disk_table(opt: argparse.Namespace, precision: Precision) -> None:
                 epoch()  # starts the processes
                 ms = min(milliseconds(epoch, 1, precision.device) for _ in range(opt.repeats))
                 print(f"{name:<32}{workers:>10}{1000 * opt.files / ms:>10.0f}", flush=True)
-                del loader
 
 
 def processes_table(opt: argparse.Namespace, precision: Precision) -> None:
