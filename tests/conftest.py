@@ -14,12 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 import helper.errors
 from dataset import shapes100
 from models import model_dict
+
+# the same examples in every run
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # images of each class, so that an epoch takes a fraction of a second
