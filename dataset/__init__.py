@@ -260,8 +260,8 @@ def get_dataset(
     if reading.mean or reading.std:
         identity += f" {look_of}"
     train, test = loader(splits.train, train=True), loader(splits.test, train=False)
-    changes = (reading.rand_augment, reading.random_erasing, train.normalise, seed, reading.rotation)
     if reading.rand_augment or reading.random_erasing or reading.rotation:
+        changes = (reading.rand_augment, reading.random_erasing, train.normalise, seed, reading.rotation)
         train.augment(Augmenter(*changes))
     return Data(train, test, facts.classes, splits.notes, *look_of, val, identity)
 

@@ -131,7 +131,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--rotation",
         type=float,
         metavar="D",
-        help="turn images by up to D degrees, in place of random crops (0; tiny_imagenet: 20)",
+        help="turn images by up to D degrees, in place of padded crops (0; tiny_imagenet: 20)",
     )
     group.add_argument(
         "--drop_path", type=float, metavar="X", help="share of dropped branches in a transformer's last block (0.1)"

@@ -277,8 +277,7 @@ def _time_both(step: TrainStep, run: Callable[[], object]) -> tuple[float, float
 def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
     """Compile what is trained, and run it for nothing, so that the first epoch does not wait for the compiler.
 
-    On a CPU, where fused code gives some convolutions layouts that oneDNN is slow with, a step that is not faster
-    compiled runs as it is.
+    On a CPU, where a fused backward pass can be slower, a step that is not faster compiled runs as it is.
 
     Args:
         step: student and method; as before in the end.

@@ -20,6 +20,7 @@ import torch
 
 import helper.errors
 from dataset import shapes100
+from helper.run import Run
 from models import model_dict
 
 # the same examples in every run
@@ -234,6 +235,28 @@ def stop_when(environment: dict[str, str]) -> Iterator[Callable[..., Result]]:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def killed_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that calls a command, which is killed once an epoch has ended."""
+    end_epoch = Run.end_epoch
+
+    def killed(self: Run, *given: object) -> None:
+        end_epoch(self, *given)
+        raise Killed
+
+    def run(command: Callable[..., object], *arguments: object, **options: object) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "end_epoch", killed)
+            with pytest.raises(Killed):
+                command(*arguments, **options)
+
+    return run
 
 
 @pytest.fixture(scope="session")

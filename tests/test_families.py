@@ -8,13 +8,8 @@ import torch
 from image_trees import make_cifar10, make_folder, make_imagenet, make_tiny
 
 from dataset import cifar10
-from helper.run import Run
 
 COMMON = ("--device", "cpu", "--precision", "fp32", "--num_workers", 1, "--batch_size", 8, "--quiet")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def assert_same_weights(one, other):
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value,
 )
 def test_it_is_trained_distilled_resumed_and_evaluated(
-    call, tmp_path, make, monkeypatch, data, teacher, student, method
+    call, killed_after_an_epoch, tmp_path, make, data, teacher, student, method
 ):
     flags = (*make(*data), *COMMON)
     trained = call("train_teacher", "--model", teacher, *flags, "--epochs", 1, "--save_folder", tmp_path / "save")
@@ -73,16 +68,7 @@ def test_it_is_trained_distilled_resumed_and_evaluated(
     whole = call("train_student", *words, tmp_path / "whole")
     assert whole.code == 0, whole.err
 
-    end_epoch = Run.end_epoch
-
-    def killed(self, *given):
-        end_epoch(self, *given)
-        raise Killed
-
-    monkeypatch.setattr(Run, "end_epoch", killed)
-    with pytest.raises(Killed):
-        call("train_student", *words, tmp_path / "cut")
-    monkeypatch.setattr(Run, "end_epoch", end_epoch)
+    killed_after_an_epoch(call, "train_student", *words, tmp_path / "cut")
     resumed = call("train_student", *words, tmp_path / "cut", "--resume")
     assert resumed.code == 0, resumed.err
 

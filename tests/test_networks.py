@@ -6,15 +6,10 @@ import json
 import pytest
 import torch
 
-from helper.run import Run
 from models import build
 
 QUICK = ("--dataset", "shapes100", "--device", "cpu", "--epochs", 1, "--batch_size", 50, "--quiet")
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm, an optional extra, is missing")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -71,21 +66,12 @@ def test_a_transformer_becomes_a_teacher_and_is_evaluated(distil, call, tmp_path
     assert json.loads(out.read_text())["accuracy"]["top1"] == pytest.approx(own["test_acc"], abs=1.01)
 
 
-def test_a_resumed_transformer_ends_with_the_same_weights(distil, own_module, monkeypatch):
+def test_a_resumed_transformer_ends_with_the_same_weights(distil, own_module, killed_after_an_epoch):
     arguments = ("--distill", "lg", "--model_s", f"{own_module}:small_pit", "--epochs", 2, "--precision", "fp32")
     arguments += ("--optimizer", "adamw", "--lr_schedule", "cosine", "--learning_rate", 1e-3)
     result, whole = distil(*arguments, save="whole")
     assert result.code == 0, result.err
-    end_epoch = Run.end_epoch
-
-    def killed(self, *given):
-        end_epoch(self, *given)
-        raise Killed
-
-    monkeypatch.setattr(Run, "end_epoch", killed)
-    with pytest.raises(Killed):
-        distil(*arguments, save="cut")
-    monkeypatch.setattr(Run, "end_epoch", end_epoch)
+    killed_after_an_epoch(distil, *arguments, save="cut")
     result, resumed = distil(*arguments, "--resume", save="cut")
     assert result.code == 0, result.err
     one, other = (weights(folder, "own_networks-small_pit") for folder in (whole, resumed))
