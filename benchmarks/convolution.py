@@ -23,22 +23,27 @@ from . import plain
 from .timing import gemm_line, gemm_rates, interleave, machine
 from .train_step import SIDE_HELP
 
-# input and output channels, width of the maps, stride
+# input and output channels, kernel, width of the maps, stride
 SHAPES = (
-    (64, 64, 8, 1),
-    (128, 128, 8, 1),
-    (128, 256, 8, 1),
-    (256, 256, 8, 1),
-    (256, 512, 4, 1),
-    (512, 512, 4, 1),
-    (128, 128, 16, 1),
+    (64, 64, 3, 8, 1),
+    (128, 128, 3, 8, 1),
+    (128, 256, 3, 8, 1),
+    (256, 256, 3, 8, 1),
+    (256, 512, 3, 4, 1),
+    (512, 512, 3, 4, 1),
+    (48, 288, 1, 4, 1),
+    (116, 116, 1, 8, 1),
+    (232, 232, 1, 4, 1),
+    (480, 80, 1, 2, 1),
+    (1024, 512, 1, 2, 1),
+    (128, 128, 3, 16, 1),
 )
-DEPTHWISE = ((96, 32), (144, 16), (232, 16))  # channels and width; stride 2
+DEPTHWISE = ((96, 3, 32, 2), (144, 3, 16, 2), (232, 3, 16, 2), (480, 3, 2, 1))  # channels, then as above
 
 
-def layer(inputs: int, outputs: int, stride: int, groups: int) -> nn.Conv2d:
-    """A 3x3 convolution in channels-last layout."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups, bias=False)
+def layer(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Conv2d:
+    """A convolution in channels-last layout, whose maps keep their size at stride 1."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return conv.to(memory_format=torch.channels_last)
 
 
@@ -78,16 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cpu")
     print(machine(device))
     print(gemm_line(gemm_rates(device, opt.side)))
-    print(f"ms, batch {opt.batch}          training: as it is, adapted, ratio, 10 to 90 %    inference: the same")
-    shapes = [(i, o, w, s, 1) for i, o, w, s in SHAPES] + [(c, c, w, 2, c) for c, w in DEPTHWISE]
-    for inputs, outputs, width, stride, groups in shapes:
-        convs = layer(inputs, outputs, stride, groups), layer(inputs, outputs, stride, groups)
+    print(f"{f'ms, batch {opt.batch}':<43}training: as it is, adapted, ratio, 10 to 90 %    inference: the same")
+    shapes = [(*shape, 1) for shape in SHAPES] + [(shape[0], *shape, shape[0]) for shape in DEPTHWISE]
+    for inputs, outputs, kernel, width, stride, groups in shapes:
+        convs = [layer(inputs, outputs, kernel, stride, groups) for _ in range(2)]
         adapt(convs[1])
         x = torch.randn(opt.batch, inputs, width, width).bfloat16().to(memory_format=torch.channels_last)
         x.requires_grad_()
-        name = f"{inputs}->{outputs} {width}x{width}{' depthwise, stride 2' * (groups > 1)}"
+        kind = f", depthwise, stride {stride}" if groups > 1 else ""
+        name = f"{inputs}->{outputs} {kernel}x{kernel}, {width}x{width}{kind}"
         cells = (compare(run, convs, x, opt.repeats) for run in (train, infer))
-        print(f"{name:34s}", *cells, flush=True)
+        print(f"{name:42s}", *cells, flush=True)
 
 
 if __name__ == "__main__":

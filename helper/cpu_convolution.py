@@ -7,6 +7,7 @@ What is slow was found by timing oneDNN's bfloat16 kernels on a processor with A
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,19 +17,37 @@ from torch import Tensor, nn
 TOGETHER = 16  # images that share a row of maps
 TINY = 4  # width of maps whose forward pass is slow, too
 SMALL, MANY_CHANNELS = 8, 128  # width of maps of which only the backward pass is slow, and only with many channels
+ROWS_OF_PIXELS = 8  # width of maps up to which a 1x1 convolution is slower than the product that it is
 
 
-def in_float32_for_training(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run an operation in float32 where gradients are wanted, and as it is where not.
+def in_float32_for_training(forward: Callable[[Tensor], Tensor], fast_from: float, x: Tensor) -> Tensor:
+    """Run an operation on narrow maps in float32 where gradients are wanted, and as it is where not.
 
     Args:
         forward: of a module under autocast.
-        x: its input, any shape.
+        fast_from: width of the maps from which on it is run as it is, too.
+        x: its input (B, C, H, W).
     """
-    if not torch.is_grad_enabled():
+    if x.shape[3] >= fast_from or not torch.is_grad_enabled():
         return forward(x)
     with torch.autocast(x.device.type, enabled=False):
         return forward(x.float()).to(x.dtype)
+
+
+def as_product(forward: Callable[[Tensor], Tensor], conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Run a 1x1 convolution on small maps as a product of matrices, one row for each pixel.
+
+    Args:
+        forward: of the convolution.
+        conv: the convolution, of stride 1.
+        x: (B, C, H, W).
+
+    Returns:
+        What `forward` gives for it, but for rounding.
+    """
+    if x.shape[3] > ROWS_OF_PIXELS:
+        return forward(x)
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def _join(x: Tensor, together: int) -> Tensor:
@@ -63,20 +82,31 @@ def side_by_side(forward: Callable[[Tensor], Tensor], channels: int, x: Tensor) 
     return _split(forward(_join(x, together)), together)
 
 
+def _fast_form(conv: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
+    """What to call in place of a convolution's `forward`; None where nothing is faster."""
+    if conv.groups == conv.in_channels > 1:
+        fast_from = math.inf if max(conv.stride) > 1 else conv.kernel_size[1]
+        return functools.partial(in_float32_for_training, conv.forward, fast_from)
+    plain = (conv.stride, conv.dilation, conv.padding_mode, conv.groups) == ((1, 1), (1, 1), "zeros", 1)
+    if plain and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1)):
+        return functools.partial(side_by_side, conv.forward, min(conv.weight.shape[:2]))
+    if plain and (conv.kernel_size, conv.padding) == ((1, 1), (0, 0)):
+        return functools.partial(as_product, conv.forward, conv)
+    return None
+
+
 def adapt(network: nn.Module) -> None:
     """Let the convolutions of a network that are slow in bfloat16 on a CPU run in the form that is faster there.
 
-    Strided depthwise convolutions train in float32: their backward pass takes six times as long in bfloat16. 3x3
-    convolutions of small maps see several maps side by side: oneDNN is at its best where rows are long.
+    Depthwise convolutions with a stride, or of maps narrower than their kernel, train in float32: their backward pass
+    takes three to six times as long in bfloat16. 3x3 convolutions of small maps see several maps side by side, since
+    oneDNN is at its best where rows are long, and 1x1 ones are products of matrices.
 
     Args:
         network: changed in place; only its `forward`s are, not its state.
     """
     for module in network.modules():
-        if type(module) is not nn.Conv2d or isinstance(module.forward, functools.partial):
-            continue  # not what is a convolution and more, nor a copy of one that was adapted
-        if module.groups == module.in_channels > 1 and max(module.stride) > 1:
-            module.forward = functools.partial(in_float32_for_training, module.forward)
-        plain = (module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode, module.groups)
-        if plain == ((3, 3), (1, 1), (1, 1), (1, 1), "zeros", 1):
-            module.forward = functools.partial(side_by_side, module.forward, min(module.weight.shape[:2]))
+        # not what is a convolution and more, nor a copy of one that was adapted
+        adaptable = type(module) is nn.Conv2d and not isinstance(module.forward, functools.partial)
+        if adaptable and (form := _fast_form(module)):
+            module.forward = form

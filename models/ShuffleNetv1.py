@@ -4,11 +4,19 @@ Against the ImageNet network of the paper: the stem is a 1×1 convolution withou
 depthwise convolution.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import FeatureNetwork, ResidualStage, Trunk, channel_shuffle, conv1x1, depthwise3x3, run_stages
+from .blocks import (
+    FeatureNetwork,
+    ResidualStage,
+    Trunk,
+    channel_shuffle,
+    conv1x1,
+    depthwise3x3,
+    join_channels,
+    run_stages,
+)
 
 STEM_WIDTH = 24
 
@@ -43,7 +51,7 @@ class ShuffleUnit(nn.Module):
         out = self.bn3(self.conv3(out))
         if self.stride == 1:
             return out + x
-        return torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
+        return join_channels(out, F.avg_pool2d(x, 3, stride=2, padding=1))
 
 
 def _make_stage(c_in: int, c_out: int, blocks: int, groups: int) -> ResidualStage:

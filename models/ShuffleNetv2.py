@@ -3,11 +3,19 @@
 Against the ImageNet network of the paper, the stem is a 1×1 convolution without pooling.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import FeatureNetwork, ResidualStage, Trunk, channel_shuffle, conv1x1, depthwise3x3, run_stages
+from .blocks import (
+    FeatureNetwork,
+    ResidualStage,
+    Trunk,
+    channel_shuffle,
+    conv1x1,
+    depthwise3x3,
+    join_channels,
+    run_stages,
+)
 
 STEM_WIDTH = 24
 
@@ -30,7 +38,7 @@ class BasicUnit(nn.Module):
         kept, out = x.chunk(2, dim=1)
         out = F.relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
-        return torch.cat([kept, self.bn3(self.conv3(out))], dim=1)
+        return join_channels(kept, self.bn3(self.conv3(out)))
 
 
 class DownUnit(nn.Module):
@@ -55,7 +63,7 @@ class DownUnit(nn.Module):
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = F.relu(self.bn3(self.conv3(x)))
         right = self.bn5(self.conv5(self.bn4(self.conv4(right))))
-        return torch.cat([left, right], dim=1)
+        return join_channels(left, right)
 
 
 class ShuffleStage(ResidualStage):

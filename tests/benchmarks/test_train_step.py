@@ -66,7 +66,7 @@ COMMANDS = {
     ),
     "convolution": (
         "--batch 4 --repeats 1 --threads 1 --side 64",
-        [r"512->512 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 32x32 depthwise, stride 2 "],
+        [r"512->512 3x3, 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 3x3, 32x32, depthwise, stride 2 "],
     ),
     "scaling": (
         f"{STEPS} --pairs resnet8-resnet8 --batches 8 --classes 10 --ks 3 --seconds 0 --counts 64 --workers 0"

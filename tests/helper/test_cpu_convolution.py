@@ -26,12 +26,13 @@ def run(conv: nn.Conv2d, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 @given(
     batch=st.integers(1, 34),
     channels=st.tuples(st.sampled_from([1, 3, 130]), st.sampled_from([2, 129])),
+    kernel=st.sampled_from([1, 3]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     bias=st.booleans(),
 )
-def test_maps_side_by_side_are_the_same_convolution(batch, channels, size, bias):
+def test_other_forms_are_the_same_convolution(batch, channels, kernel, size, bias):
     torch.manual_seed(0)
-    conv = nn.Conv2d(*channels, 3, padding=1, bias=bias).double()
+    conv = nn.Conv2d(*channels, kernel, padding=kernel // 2, bias=bias).double()
     adapted = copy.deepcopy(conv)
     adapt(adapted)
     x = torch.randn(batch, channels[0], *size, dtype=torch.float64)
@@ -58,7 +59,9 @@ def test_other_convolutions_are_left_alone():
     layers = [
         nn.Conv2d(4, 4, 3, padding=1, stride=2),
         nn.Conv2d(4, 4, 3),
-        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(4, 4, 1, padding=1),
+        nn.Conv2d(4, 4, 1, groups=2),
         nn.Conv2d(4, 4, 3, padding=1, groups=2),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(4, 4, 3, padding=2, dilation=2),
@@ -69,18 +72,31 @@ def test_other_convolutions_are_left_alone():
         assert conv.forward == before, conv
 
 
-def test_strided_depthwise_convolutions_train_in_float32():
-    conv = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
+@pytest.mark.parametrize("width", [8, 9])
+def test_only_small_maps_are_rows_of_pixels(width):
+    conv, seen = nn.Conv2d(4, 6, 1), []
+    plain = conv._conv_forward
+    conv._conv_forward = lambda x, *others: seen.append(x.shape) or plain(x, *others)
+    adapt(conv)
+    y = conv(torch.zeros(2, 4, width, width).to(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert len(seen) == (width > 8)
+
+
+@pytest.mark.parametrize(("stride", "width", "low"), [(2, 8, False), (1, 2, False), (1, 3, True)])
+def test_slow_depthwise_convolutions_train_in_float32(stride, width, low):
+    conv = nn.Conv2d(6, 6, 3, stride=stride, padding=1, groups=6)
     reference = copy.deepcopy(conv)
     adapt(conv)
-    x = torch.randn(2, 6, 8, 8).bfloat16()
+    x = torch.randn(2, 6, width, width).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         trained = conv(x)
         with torch.no_grad():
-            tested, low = conv(x), reference(x)
+            tested, rounded = conv(x), reference(x)
     assert trained.dtype == torch.bfloat16
-    torch.testing.assert_close(trained, reference(x.float()).bfloat16(), rtol=0, atol=0)
-    torch.testing.assert_close(tested, low, rtol=0, atol=0)
+    expected = rounded if low else reference(x.float()).bfloat16()
+    torch.testing.assert_close(trained, expected, rtol=0, atol=0)
+    torch.testing.assert_close(tested, rounded, rtol=0, atol=0)
 
 
 def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own(monkeypatch):

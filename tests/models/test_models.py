@@ -88,6 +88,19 @@ def test_shufflev2_preactivations_are_not_shuffled():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_batch_norms_are_channels_last(name):
+    """Others are slow on CPUs; 1x1 maps have one layout only."""
+    model = model_dict[name]().to(memory_format=torch.channels_last)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_full_backward_hook(lambda _, __, gradients: seen.append(gradients[0]))
+    model(images().to(memory_format=torch.channels_last)).square().sum().backward()
+    assert seen
+    assert all(gradient.is_contiguous(memory_format=torch.channels_last) for gradient in seen)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_statistics_are_updated_once_per_pass(name):
     model = model_dict[name]().train()
     with torch.no_grad():
