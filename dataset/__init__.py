@@ -42,7 +42,7 @@ __all__ = [
     "read_arrays",
 ]
 
-EVALUATION_BATCH = {"cpu": 200, "cuda": 1000}  # on a CPU, larger ones leave its caches
+EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}  # on a CPU, larger ones leave its caches
 SPLIT_SEED = 0  # of what is held out: the same images in all runs, so that these compare
 TrainLoader = Loader | ContrastLoader | StrongLoader
 Arrays = tuple[ImageData, ImageData, list[str]]

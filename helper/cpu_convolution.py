@@ -99,7 +99,7 @@ def adapt(network: nn.Module) -> None:
     """Let the convolutions of a network that are slow in bfloat16 on a CPU run in the form that is faster there.
 
     Depthwise convolutions with a stride, or of maps narrower than their kernel, train in float32: their backward pass
-    takes three to six times as long in bfloat16. 3x3 convolutions of small maps see several maps side by side, since
+    takes 3 to 12 times as long in bfloat16. 3x3 convolutions of small maps see several maps side by side, since
     oneDNN is at its best where rows are long, and 1x1 ones are products of matrices.
 
     Args:

@@ -227,7 +227,7 @@ def to_device(step: TrainStep, precision: Precision) -> TrainStep:
     Raises:
         UserError: they do not fit.
     """
-    precision.spare_slow_operations(step)
+    precision.spare_slow_operations(step.student)  # adapters compute in float32
     try:
         return step.to(precision.device, memory_format=torch.channels_last)
     except torch.OutOfMemoryError:
