@@ -33,7 +33,7 @@ from helper.setup import feature_shapes
 from models import model_dict
 
 from . import literal
-from .timing import interleave, limited_memory, machine
+from .timing import interleave, keep_freed_memory, limited_memory, machine
 
 # largest difference of a value or gradient, relative to its largest absolute entry; CRD's sum of a million logarithms
 # close to 0 is off by half of that in either version
@@ -288,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(LITERAL)}")
     if opt.threads:
         torch.set_num_threads(opt.threads)
+    keep_freed_memory()
     print(machine(opt.device), HEADER, sep="\n\n", flush=True)
     with limited_memory():
         agree = [bench(name, sizes, opt) for name in opt.methods for sizes in all_sizes(name, opt)]

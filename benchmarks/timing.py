@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import platform
 import statistics
@@ -18,6 +19,8 @@ try:
 except ImportError:  # not a POSIX system
     resource = None
 
+# parameters of glibc's mallopt: memory to keep before any goes back, and the size of what is mapped by itself
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # runs of each version that a comparison takes, however long they are
 FEWEST_PAIRS = 3
 
@@ -98,6 +101,18 @@ def interleave(
     ratios = sorted(x / y for x, y in times)
     low, high = (ratios[round(share * (len(ratios) - 1))] for share in (0.1, 0.9))
     return Comparison(a_ms, b_ms, statistics.median(ratios), low, high, len(times))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors have freed, where it is glibc.
+
+    To give back what the large one of two versions has freed may take longer than the small one itself, and which of
+    them meets it is chance.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
 
 
 def machine(device: torch.device) -> str:

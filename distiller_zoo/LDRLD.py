@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, divergence_and_gradients, kl_divergence, mean_of_rows, same_type, stacked
+from .functional import MASKED, divergence_and_gradients, kl_divergence, mean_of_rows, same_type
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -40,19 +40,21 @@ def adaptive_decay_weights(k: int, epsilon: float = 1.5, delta: float = 2.0, dec
     return delta * torch.exp(-decay * (i + j)) / (epsilon + j - i)
 
 
-def _pairs_and_gradients(pair: Tensor, weights: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Weighted sum of the KL of all pairs of logits (2, B, k), of shape (B,), and its gradients.
+def _pairs_and_gradients(
+    student: Tensor, teacher: Tensor, weights: Tensor, for_teacher: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weighted sum of the KL of all pairs of logits (B, k), of shape (B,), and its gradients.
 
     Weights (k, k) are symmetric with a diagonal of 0.
     The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
     """
-    difference = pair.unsqueeze(3) - pair.unsqueeze(2)
-    log = F.logsigmoid(difference)
+    difference_s, difference_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (student, teacher))
+    log_s, log_t = F.logsigmoid(difference_s), F.logsigmoid(difference_t)
     # KL of these Bernoullis: a pair is there twice, as (i, j) and (j, i), once for each outcome
-    log_ratio = log[1] - log[0]
-    p_s, p_t = log.exp_()
+    log_ratio = log_t - log_s
+    p_s, p_t = log_s.exp_(), log_t.exp_()
     weighted = p_t * weights
-    grad_t = (weighted * (1 - p_t) * (difference[1] - difference[0])).sum(2) if for_teacher else None
+    grad_t = (weighted * (1 - p_t) * (difference_t - difference_s)).sum(2) if for_teacher else None
     return log_ratio.mul_(weighted).sum((1, 2)), p_s.mul_(weights).sub_(weighted).sum(2), grad_t
 
 
@@ -77,18 +79,21 @@ class _Relations(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """(B,) each or scalars, of logits (B, C) of one type and the selected classes (B, k)."""
         for_teacher = ctx.needs_input_grad[1]
-        others, chosen = stacked(student, teacher, temperature), top.expand(2, -1, -1)
-        selected = others.gather(2, chosen)
-        pairs, local_s, local_t = _pairs_and_gradients(selected, weights, for_teacher)
-        full, full_s, full_t = divergence_and_gradients(selected, for_teacher)
-        rest, rest_s, rest_t = divergence_and_gradients(others.scatter_(2, chosen, MASKED), for_teacher)
+        others = student / temperature, teacher / temperature
+        selected = [z.gather(1, top) for z in others]
+        pairs, local_s, local_t = _pairs_and_gradients(*selected, weights, for_teacher)
+        full, full_s, full_t = divergence_and_gradients(*selected, for_teacher)
+        rest, rest_s, rest_t = divergence_and_gradients(*(z.scatter_(1, top, MASKED) for z in others), for_teacher)
         local_s.add_(full_s, alpha=full_weight)
         if for_teacher:
             local_t.add_(full_t, alpha=full_weight)
         ctx.save_for_backward(top, local_s, rest_s, local_t, rest_t)
-        local = pairs.add_(full, alpha=full_weight).div_(subsets)
+        local = pairs.add_(full, alpha=full_weight)
         ctx.slope, ctx.subsets = temperature / len(rest) if mean else 1 / temperature, subsets
-        return (local.mean() * temperature**2, rest.mean() * temperature**2) if mean else (local, rest)
+        if not mean:
+            return local.div_(subsets), rest
+        scale = temperature**2 / len(rest)
+        return local.sum() * (scale / subsets), rest.sum() * scale
 
     @staticmethod
     @once_differentiable

@@ -12,24 +12,19 @@ from torch.autograd.function import once_differentiable
 MASKED = -1e30
 
 
-def stacked(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Logits (..., C) of one type over T, the student's first, (2, ..., C): small tensors cost by the operation."""
-    pair = student.new_empty(2, *student.shape)
-    torch.div(student, temperature, out=pair[0])
-    torch.div(teacher, temperature, out=pair[1])
-    return pair
-
-
-def divergence_and_gradients(pair: Tensor, for_teacher: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def divergence_and_gradients(
+    student: Tensor, teacher: Tensor, for_teacher: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """KL(t ‖ s) of softmaxes, of shape (...), and its gradients by the logits.
 
     Args:
-        pair: logits (2, ..., C), see `stacked`, overwritten, since large tensors cost more to allocate than to fill.
+        student, teacher: logits (..., C) of one type, overwritten, since large tensors cost more to allocate than to
+            fill. Two tensors rather than one of both: a compiler then fuses all of this into loops over the rows.
         for_teacher: whether the second gradient is wanted; it is None otherwise.
     """
-    log_s, log_t = torch.log_softmax(pair, -1, out=pair)
+    log_s, log_t = torch.log_softmax(student, -1, out=student), torch.log_softmax(teacher, -1, out=teacher)
     log_ratio = log_t - log_s
-    p_s, p_t = pair.exp_()
+    p_s, p_t = log_s.exp_(), log_t.exp_()
     weighted = log_ratio.mul_(p_t)
     rows = weighted.sum(-1)
     return rows, p_s.sub_(p_t), weighted.addcmul_(p_t, rows.unsqueeze(-1), value=-1) if for_teacher else None
@@ -45,8 +40,8 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """(...,) of logits (..., C) of one type."""
-        pair = stacked(student, teacher, temperature)
-        rows, *gradients = divergence_and_gradients(pair, for_teacher=ctx.needs_input_grad[1])
+        for_teacher = ctx.needs_input_grad[1]
+        rows, *gradients = divergence_and_gradients(student / temperature, teacher / temperature, for_teacher)
         ctx.save_for_backward(*gradients)
         ctx.temperature = temperature
         return rows
