@@ -8,7 +8,8 @@ A run is the loss and its gradients with respect to the student's outputs and th
 C are run for every C; features have the shapes of a resnet32x4 and a resnet8x4 for images of 32×32. Both versions have
 the same adapters, whose time is in both columns. Values and gradients of both are compared first; where they differ,
 nothing is timed and the exit code is 1. The ratio is literal / ours, the median over the pairs of runs, and `spread`
-its 10th and 90th percentile.
+its 10th and 90th percentile. Where the C library is glibc, the process keeps freed memory, so that neither version pays
+for what the other one left.
 
 Left out of both versions: cross-entropy (LDRLD's own loss includes it), the KL term that feature methods can add, the
 drawing of CRD's negatives, and the pre-training of FT's paraphraser. AB and FSP are their pre-training losses.

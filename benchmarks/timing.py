@@ -112,7 +112,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        library.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+        if not library.mallopt(M_MMAP_THRESHOLD, 2**31 - 1):
+            library.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that versions before 2.35 take
 
 
 def machine(device: torch.device) -> str:
