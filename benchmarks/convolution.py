@@ -2,8 +2,9 @@
 
     python -m benchmarks.convolution --threads 1
 
-Shapes are those of this project's networks at batch 64. The ratio is the time of the one as it is over that of the
-other; the last of the plain shapes is left as it is, so that its ratio shows the noise.
+The forms are those that this processor is given. Shapes are those of this project's networks at batch 64. The ratio is
+the time of the one as it is over that of the other; with AMX the last of the plain shapes is left as it is, without it
+all of 3x3 are, so that their ratio shows the noise.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from helper.cpu_convolution import adapt
 from helper.errors import run_command
 from helper.flags import OneLineParser
+from helper.precision import cpu_has_amx
 
 from . import plain
 from .timing import gemm_line, gemm_rates, interleave, machine
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = [(*shape, 1) for shape in SHAPES] + [(shape[0], *shape, shape[0]) for shape in DEPTHWISE]
     for inputs, outputs, kernel, width, stride, groups in shapes:
         convs = [layer(inputs, outputs, kernel, stride, groups) for _ in range(2)]
-        adapt(convs[1])
+        adapt(convs[1], cpu_has_amx())
         x = torch.randn(opt.batch, inputs, width, width).bfloat16().to(memory_format=torch.channels_last)
         x.requires_grad_()
         kind = f", depthwise, stride {stride}" if groups > 1 else ""

@@ -1,7 +1,8 @@
 """Convolutions whose low-precision kernels are slow on CPUs, in other forms: same operation, other rounding.
 
-What is slow was found by timing oneDNN's bfloat16 kernels on a processor with AMX, one operation at a time
-(`benchmarks/convolution.py`). The choice depends on shapes alone, never on a clock, so that a run can be repeated.
+What is slow was found by timing oneDNN's bfloat16 kernels on a processor with AMX and on one with AVX512-BF16 only,
+one operation at a time (`benchmarks/convolution.py`). The choice depends on shapes and on what the processor has, never
+on a clock, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 TOGETHER = 16  # images that share a row of maps
 TINY = 4  # width of maps whose forward pass is slow, too
 SMALL, MANY_CHANNELS = 8, 128  # width of maps of which only the backward pass is slow, and only with many channels
-ROWS_OF_PIXELS = 8  # width of maps up to which a 1x1 convolution is slower than the product that it is
+ROWS_OF_PIXELS = {True: 8, False: 4}  # with AMX or not: width of maps up to which a 1x1 convolution loses to a product
 
 
 def in_float32_for_training(forward: Callable[[Tensor], Tensor], fast_from: float, x: Tensor) -> Tensor:
@@ -34,18 +35,19 @@ def in_float32_for_training(forward: Callable[[Tensor], Tensor], fast_from: floa
         return forward(x.float()).to(x.dtype)
 
 
-def as_product(forward: Callable[[Tensor], Tensor], conv: nn.Conv2d, x: Tensor) -> Tensor:
+def as_product(forward: Callable[[Tensor], Tensor], conv: nn.Conv2d, up_to: int, x: Tensor) -> Tensor:
     """Run a 1x1 convolution on small maps as a product of matrices, one row for each pixel.
 
     Args:
         forward: of the convolution.
         conv: the convolution, of stride 1.
+        up_to: width of the maps up to which it is one.
         x: (B, C, H, W).
 
     Returns:
         What `forward` gives for it, but for rounding.
     """
-    if x.shape[3] > ROWS_OF_PIXELS:
+    if x.shape[3] > up_to:
         return forward(x)
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
@@ -82,31 +84,32 @@ def side_by_side(forward: Callable[[Tensor], Tensor], channels: int, x: Tensor) 
     return _split(forward(_join(x, together)), together)
 
 
-def _fast_form(conv: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
+def _fast_form(conv: nn.Conv2d, amx: bool) -> Callable[[Tensor], Tensor] | None:
     """What to call in place of a convolution's `forward`; None where nothing is faster."""
     if conv.groups == conv.in_channels > 1:
         fast_from = math.inf if max(conv.stride) > 1 else conv.kernel_size[1]
         return functools.partial(in_float32_for_training, conv.forward, fast_from)
     plain = (conv.stride, conv.dilation, conv.padding_mode, conv.groups) == ((1, 1), (1, 1), "zeros", 1)
-    if plain and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1)):
+    if amx and plain and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1)):
         return functools.partial(side_by_side, conv.forward, min(conv.weight.shape[:2]))
     if plain and (conv.kernel_size, conv.padding) == ((1, 1), (0, 0)):
-        return functools.partial(as_product, conv.forward, conv)
+        return functools.partial(as_product, conv.forward, conv, ROWS_OF_PIXELS[amx])
     return None
 
 
-def adapt(network: nn.Module) -> None:
+def adapt(network: nn.Module, amx: bool) -> None:
     """Let the convolutions of a network that are slow in bfloat16 on a CPU run in the form that is faster there.
 
     Depthwise convolutions with a stride, or of maps narrower than their kernel, train in float32: their backward pass
-    takes 3 to 12 times as long in bfloat16. 3x3 convolutions of small maps see several maps side by side, since
-    oneDNN is at its best where rows are long, and 1x1 ones are products of matrices.
+    takes 2 to 30 times as long in bfloat16. 1x1 convolutions of small maps are products of matrices. With AMX, 3x3
+    ones of small maps see several maps side by side, since its kernels are at their best where rows are long.
 
     Args:
         network: changed in place; only its `forward`s are, not its state.
+        amx: whether the processor multiplies by AMX, rather than by AVX512-BF16.
     """
     for module in network.modules():
         # not what is a convolution and more, nor a copy of one that was adapted
         adaptable = type(module) is nn.Conv2d and not isinstance(module.forward, functools.partial)
-        if adaptable and (form := _fast_form(module)):
+        if adaptable and (form := _fast_form(module, amx)):
             module.forward = form

@@ -41,7 +41,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and any(map(_cpu_has, ("_is_amx_tile_supported", "_is_avx512_bf16_supported")))
+    return device.type == "cpu" and (cpu_has_amx() or _cpu_has("_is_avx512_bf16_supported"))
+
+
+def cpu_has_amx() -> bool:
+    """Whether the processor multiplies matrices by AMX."""
+    return _cpu_has("_is_amx_tile_supported")
 
 
 def _cpu_has(check: str) -> bool:
@@ -85,10 +90,10 @@ class Precision:
     def spare_slow_operations(self, network: nn.Module) -> None:
         """Let the operations of a network that the low format would slow down take another form; see `adapt`.
 
-        Only where AMX multiplies: on what is slow elsewhere nothing is known.
+        Only where the processor multiplies bfloat16 natively: on what is slow elsewhere nothing is known.
         """
-        if self.device.type == "cpu" and self.dtype != torch.float32 and _cpu_has("_is_amx_tile_supported"):
-            cpu_convolution.adapt(network)
+        if self.device.type == "cpu" and self.dtype != torch.float32 and has_fast_bfloat16(self.device):
+            cpu_convolution.adapt(network, cpu_has_amx())
 
     def scaler(self) -> torch.amp.GradScaler:
         """What keeps the gradients of float16 above its smallest number; without effect in the other formats."""

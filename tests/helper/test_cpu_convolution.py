@@ -29,26 +29,27 @@ def run(conv: nn.Conv2d, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     kernel=st.sampled_from([1, 3]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     bias=st.booleans(),
+    amx=st.booleans(),
 )
-def test_other_forms_are_the_same_convolution(batch, channels, kernel, size, bias):
+def test_other_forms_are_the_same_convolution(batch, channels, kernel, size, bias, amx):
     torch.manual_seed(0)
     conv = nn.Conv2d(*channels, kernel, padding=kernel // 2, bias=bias).double()
     adapted = copy.deepcopy(conv)
-    adapt(adapted)
+    adapt(adapted, amx)
     x = torch.randn(batch, channels[0], *size, dtype=torch.float64)
     for got, expected in zip(run(adapted, x), run(conv, x), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("width", "channels", "learns", "joined"), [
-    (4, 8, True, True), (4, 8, False, True), (8, 128, True, True), (8, 128, False, False), (8, 64, True, False),
-    (16, 128, True, False),
+@pytest.mark.parametrize(("width", "channels", "learns", "amx", "joined"), [
+    (4, 8, True, True, True), (4, 8, False, True, True), (8, 128, True, True, True), (8, 128, False, True, False),
+    (8, 64, True, True, False), (16, 128, True, True, False), (4, 8, True, False, False),
 ])  # fmt: skip
-def test_only_small_maps_are_joined(width, channels, learns, joined):
+def test_only_small_maps_are_joined_and_only_with_amx(width, channels, learns, amx, joined):
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     seen = []
     conv._conv_forward = lambda x, *_: seen.append(tuple(x.shape)) or x
-    adapt(conv)
+    adapt(conv, amx)
     with torch.set_grad_enabled(learns):
         y = conv(torch.zeros(32, channels, width, width).to(memory_format=torch.channels_last))
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -68,26 +69,29 @@ def test_other_convolutions_are_left_alone():
     ]
     for conv in layers:
         before = conv.forward
-        adapt(conv)
+        adapt(conv, amx=True)
         assert conv.forward == before, conv
 
 
-@pytest.mark.parametrize("width", [8, 9])
-def test_only_small_maps_are_rows_of_pixels(width):
+@pytest.mark.parametrize(("amx", "width", "product"), [
+    (True, 8, True), (True, 9, False), (False, 4, True), (False, 5, False),
+])  # fmt: skip
+def test_only_small_maps_are_rows_of_pixels(amx, width, product):
     conv, seen = nn.Conv2d(4, 6, 1), []
     plain = conv._conv_forward
     conv._conv_forward = lambda x, *others: seen.append(x.shape) or plain(x, *others)
-    adapt(conv)
+    adapt(conv, amx)
     y = conv(torch.zeros(2, 4, width, width).to(memory_format=torch.channels_last))
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert len(seen) == (width > 8)
+    assert len(seen) == (not product)
 
 
+@pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize(("stride", "width", "low"), [(2, 8, False), (1, 2, False), (1, 3, True)])
-def test_slow_depthwise_convolutions_train_in_float32(stride, width, low):
+def test_slow_depthwise_convolutions_train_in_float32(stride, width, low, amx):
     conv = nn.Conv2d(6, 6, 3, stride=stride, padding=1, groups=6)
     reference = copy.deepcopy(conv)
-    adapt(conv)
+    adapt(conv, amx)
     x = torch.randn(2, 6, width, width).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         trained = conv(x)
@@ -109,7 +113,7 @@ def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own(monkeyp
     assert list(network.state_dict()) == keys
     torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
     twin = copy.deepcopy(network)
-    adapt(twin)  # again, to no effect
+    adapt(twin, amx=True)  # again, to no effect
     nn.init.zeros_(network.classifier.weight)
     for conv in network.modules():
         if isinstance(conv, nn.Conv2d):
@@ -117,13 +121,16 @@ def test_an_adapted_network_keeps_its_state_and_its_copies_are_their_own(monkeyp
     torch.testing.assert_close(twin(x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "has_amx", "adapted"), [
-    (torch.bfloat16, True, True), (torch.bfloat16, False, False), (torch.float32, True, False),
+@pytest.mark.parametrize(("dtype", "has", "amx"), [
+    (torch.bfloat16, ["_is_amx_tile_supported", "_is_avx512_bf16_supported"], [True]),
+    (torch.bfloat16, ["_is_avx512_bf16_supported"], [False]),
+    (torch.bfloat16, [], []),
+    (torch.float32, ["_is_amx_tile_supported", "_is_avx512_bf16_supported"], []),
 ])  # fmt: skip
-def test_only_low_formats_on_processors_with_amx_are_adapted(monkeypatch, dtype, has_amx, adapted):
+def test_only_low_formats_on_processors_that_multiply_them_are_adapted(monkeypatch, dtype, has, amx):
     seen = []
-    monkeypatch.setattr(cpu_convolution, "adapt", seen.append)
-    monkeypatch.setattr("helper.precision._cpu_has", lambda check: has_amx)
+    monkeypatch.setattr(cpu_convolution, "adapt", lambda network, amx: seen.append((network, amx)))
+    monkeypatch.setattr("helper.precision._cpu_has", has.__contains__)
     conv = nn.Conv2d(4, 4, 3, padding=1)
     Precision(torch.device("cpu"), dtype).spare_slow_operations(conv)
-    assert seen == [conv] * adapted
+    assert seen == [(conv, one) for one in amx]
