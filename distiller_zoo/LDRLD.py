@@ -10,6 +10,7 @@ differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -40,6 +41,11 @@ def adaptive_decay_weights(k: int, epsilon: float = 1.5, delta: float = 2.0, dec
     return delta * torch.exp(-decay * (i + j)) / (epsilon + j - i)
 
 
+def _log_sigmoid(x: Tensor, p: Tensor) -> Tensor:
+    """log(sigmoid(x)) of p = sigmoid(x), and its limit x where that underflows; faster than `F.logsigmoid` on CPUs."""
+    return p.log().maximum(x.clamp(max=math.log(torch.finfo(x.dtype).tiny)))
+
+
 def _pairs_and_gradients(
     student: Tensor, teacher: Tensor, weights: Tensor, for_teacher: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -49,10 +55,9 @@ def _pairs_and_gradients(
     The pair (i, j) is a Bernoulli problem with probability sigmoid(z_i - z_j), so its KL needs no softmax.
     """
     difference_s, difference_t = (z.unsqueeze(2) - z.unsqueeze(1) for z in (student, teacher))
-    log_s, log_t = F.logsigmoid(difference_s), F.logsigmoid(difference_t)
+    p_s, p_t = torch.sigmoid(difference_s), torch.sigmoid(difference_t)
     # KL of these Bernoullis: a pair is there twice, as (i, j) and (j, i), once for each outcome
-    log_ratio = log_t - log_s
-    p_s, p_t = log_s.exp_(), log_t.exp_()
+    log_ratio = _log_sigmoid(difference_t, p_t).sub_(_log_sigmoid(difference_s, p_s))
     weighted = p_t * weights
     grad_t = (weighted * (1 - p_t) * (difference_t - difference_s)).sum(2) if for_teacher else None
     return log_ratio.mul_(weighted).sum((1, 2)), p_s.mul_(weights).sub_(weighted).sum(2), grad_t

@@ -22,12 +22,15 @@ def divergence_and_gradients(
             fill. Two tensors rather than one of both: a compiler then fuses all of this into loops over the rows.
         for_teacher: whether the second gradient is wanted; it is None otherwise.
     """
-    log_s, log_t = torch.log_softmax(student, -1, out=student), torch.log_softmax(teacher, -1, out=teacher)
-    log_ratio = log_t - log_s
-    p_s, p_t = log_s.exp_(), log_t.exp_()
-    weighted = log_ratio.mul_(p_t)
-    rows = weighted.sum(-1)
-    return rows, p_s.sub_(p_t), weighted.addcmul_(p_t, rows.unsqueeze(-1), value=-1) if for_teacher else None
+    weighted = teacher - student
+    largest = teacher.amax(-1) - student.amax(-1)
+    p_s, p_t = torch.softmax(student, -1, out=student), torch.softmax(teacher, -1, out=teacher)
+    # Σ p_t·(log p_t - log p_s), log p = z - log Σ exp(z), the latter from where p is largest: unlike log-softmax and
+    # its exponential, this takes one exponential of each logit
+    mean = weighted.mul_(p_t).sum(-1)
+    rows = (p_t.amax(-1) / p_s.amax(-1)).log_().add_(mean - largest)
+    grad_t = weighted.addcmul_(p_t, mean.unsqueeze(-1), value=-1) if for_teacher else None
+    return rows, p_s.sub_(p_t), grad_t
 
 
 class _Divergence(torch.autograd.Function):
