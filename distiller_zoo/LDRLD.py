@@ -98,7 +98,7 @@ class _Relations(torch.autograd.Function):
         if not mean:
             return local.div_(subsets), rest
         scale = temperature**2 / len(rest)
-        return local.sum() * (scale / subsets), rest.sum() * scale
+        return local.sum().mul_(scale / subsets), rest.sum().mul_(scale)
 
     @staticmethod
     @once_differentiable
@@ -216,7 +216,8 @@ class LDRLD(nn.Module):
     def forward(self, logits_student: Tensor, logits_teacher: Tensor, target: Tensor) -> Tensor:
         """Total loss, a scalar, of logits (B, C) and labels (B,)."""
         local, rest = self.terms(logits_student, logits_teacher, self.temperature)
-        return self.ce_loss_weight * F.cross_entropy(logits_student, target) + self.alpha * local + self.beta * rest
+        loss = self.ce_loss_weight * F.cross_entropy(logits_student, target)
+        return loss.add(local, alpha=self.alpha).add(rest, alpha=self.beta)
 
 
 @register("ldrld", paper="Local Dense Logit Relations, ICCV 2025", r=1.0, a=10.5, b=7.0, warmup_epochs=20)
