@@ -436,9 +436,10 @@ class Bench:
     def evaluation(self, plain: plain_loop.Plain, product: Product, speeds: dict[str, tuple[float, float]]) -> None:
         """Time the tests of both in turn and print what share of an epoch of CIFAR-100 they would take."""
         plain_test, own_test = self.tests
+        step = product.step
         c = interleave(
             lambda: plain.test(plain_test),
-            lambda: evaluate(product.step.student, own_test, self.precision),
+            lambda: evaluate(step.student, own_test, self.precision, logits=step.tested),
             repeats=min(3, self.opt.repeats),
             warmup=1,
             device=self.precision.device,

@@ -59,8 +59,14 @@ def _fold(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
 
 
 @torch.no_grad()
-def fold_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy of a network with its batch norms folded into the convolutions before them.
+def _folding_error(network: nn.Module, pairs: list[tuple[str, str]], images: Tensor) -> float:
+    """By how much folding these pairs moves the logits, relative to the largest."""
+    expected = network(images)
+    return ((_fold(network, pairs)(images) - expected).abs().max() / expected.abs().max()).item()
+
+
+def foldable_norms(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """The convolutions and batch norms of a network that can be merged, by their names.
 
     A norm that follows no convolution directly stays, as do those of a convolution whose output is used elsewhere, too;
     both are found in wide ResNets.
@@ -72,19 +78,12 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> nn.Module:
     Raises:
         FoldError: there is none that leaves the logits as they are.
     """
-    expected = network(images)
-
-    def error(folded: nn.Module) -> float:
-        return ((folded(images) - expected).abs().max() / expected.abs().max()).item()
-
     pairs = _convolutions_before_norms(network, images)
-    folded = _fold(network, pairs)
-    if not error(folded) <= FOLDING_TOLERANCE:
-        pairs = [pair for pair in pairs if error(_fold(network, [pair])) <= FOLDING_TOLERANCE]
-        folded = _fold(network, pairs)
-    if not pairs or not error(folded) <= FOLDING_TOLERANCE:
+    if not _folding_error(network, pairs, images) <= FOLDING_TOLERANCE:
+        pairs = [pair for pair in pairs if _folding_error(network, [pair], images) <= FOLDING_TOLERANCE]
+    if not pairs or not _folding_error(network, pairs, images) <= FOLDING_TOLERANCE:
         raise FoldError("no batch norm could be merged with the convolution before it")
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    return pairs
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -104,23 +103,34 @@ class Inference:
     run so runs under autocast as it is; a plain precision asks for that. The decision is made at the first call.
 
     Args:
-        network: takes images, gives logits; its weights are copied at the first call.
+        network: takes images, gives logits; in evaluation mode. Its weights are copied at the first call.
         precision: device and number format.
-        compiled_size: let torch.compile fuse the operations around the frozen weights, for batches of this size; None
-            for no compilation.
+        compiled_size: let torch.compile fuse the operations for batches of this size; None for no compilation.
         quiet: do not tell that a network could not be folded.
+        learns: the network is trained between calls, and `refresh` follows it: what is compiled leaves weights open.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision, compiled_size: int | None = None, quiet: bool = True):
+    def __init__(
+        self,
+        network: nn.Module,
+        precision: Precision,
+        compiled_size: int | None = None,
+        quiet: bool = True,
+        learns: bool = False,
+    ):
         self.network, self.precision, self.compiled_size, self.quiet = network, precision, compiled_size, quiet
-        self.module: nn.Module | None = None
+        self.learns = learns
+        self.module: nn.Module | None = None  # what runs
+        self.copy = network  # the same before it was compiled
+        self.sample: Tensor | None = None
+        self.pairs: list[tuple[str, str]] = []
         self.lowered = False
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 logits (B, C) of images (B, 3, H, W)."""
         if self.module is None:
-            self._prepare(images)
+            self._prepare(images[:8].clone())
         size = self.compiled_size
         if size is None:
             return self._run(images)
@@ -128,32 +138,60 @@ class Inference:
         padded = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
         return torch.cat([self._run(chunk) for chunk in padded.split(size)])[: len(images)]
 
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the weights of a network that has learned since the last call."""
+        if self.pairs and _folding_error(self.network, self.pairs, self.sample) > FOLDING_TOLERANCE:
+            self.module = None  # what new statistics allow is found out again
+        elif self.copy is not self.network:
+            for old, new in zip(
+                self.copy.state_dict().values(), self._built(self.lowered).state_dict().values(), strict=True
+            ):
+                old.copy_(new)
+
+    def uncompiled(self) -> Inference:
+        """The same network as it runs without compilation."""
+        other = copy.copy(self)
+        other.compiled_size, other.module = None, self.copy
+        return other
+
     def _run(self, images: Tensor) -> Tensor:
         if self.lowered:
             return self.module(images.to(self.precision.dtype)).float()
         with self.precision.autocast():
             return self.module(images).float()
 
-    def _prepare(self, images: Tensor) -> None:
-        self.module = self.network
+    def _built(self, lowered: bool) -> nn.Module:
+        """The network, folded as decided and in the low format or not: a copy, or itself where it is neither."""
+        module = self.network
+        if self.pairs:
+            module = _fold(module, self.pairs).requires_grad_(False).to(memory_format=torch.channels_last)
+        if lowered:
+            module = _lower(module if self.pairs else copy.deepcopy(module), self.precision.dtype)
+        return module
+
+    def _prepare(self, sample: Tensor) -> None:
+        self.sample, self.pairs = sample, []
         if not self.precision.plain:
             try:
-                self.module = fold_batch_norms(self.network, images[:8])
+                self.pairs = foldable_norms(self.network, sample)
             except FoldError as error:
                 if not self.quiet:
                     name = type(getattr(self.network, "deployed", self.network)).__name__
                     print(f"note: {name} runs as it is: {error}", file=sys.stderr)
-        if self.precision.dtype != torch.float32 and not self.precision.plain:
-            self._try_lowering(images[:8])
+        self.lowered = self._can_be_lowered()
+        self.module = self.copy = self._built(self.lowered)
+        if self.lowered:
+            self.precision.spare_slow_operations(self.copy)
         if self.compiled_size:
-            self.module = torch.compile(self.module, dynamic=False, options={"freezing": True})
+            self.module = torch.compile(self.copy, dynamic=False, options={"freezing": not self.learns})
 
-    def _try_lowering(self, images: Tensor) -> None:
-        """Replace the module by one whose weights are in the low format, where its operations agree with that."""
+    def _can_be_lowered(self) -> bool:
+        """Whether the low format is wanted, and the operations agree with weights in it."""
+        if self.precision.plain or self.precision.dtype == torch.float32:
+            return False
         try:
-            lowered = _lower(copy.deepcopy(self.module), self.precision.dtype)
-            lowered(images.to(self.precision.dtype))
+            self._built(lowered=True)(self.sample.to(self.precision.dtype))
         except (AttributeError, RuntimeError):
-            return  # no classifier of its own, or an operation that mixes formats: autocast knows how
-        self.precision.spare_slow_operations(lowered)
-        self.module, self.lowered = lowered, True
+            return False  # no classifier of its own, or an operation that mixes formats: autocast knows how
+        return True

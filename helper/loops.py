@@ -17,6 +17,7 @@ from distiller_zoo.base import Distiller, Output, Stage, Step
 
 from . import distributed
 from .errors import RunError
+from .inference import Inference
 from .logger import Progress
 from .meters import TrainMeter
 from .optim import backward
@@ -43,6 +44,7 @@ class TrainStep(nn.Module):
         self.processes, self.sync_bn = distributed.size(), sync_bn
         self.compiled: Callable | None = None
         self.compiled_size = 0
+        self.tested = Inference(student, precision, learns=True)
 
     def compile(self, batch_size: int) -> None:
         """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
@@ -255,7 +257,9 @@ def fit(
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
-                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures, run.split)
+                row |= evaluate(
+                    step.student, test_loader, step.precision, step.method.test_figures, run.split, step.tested
+                )
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
             run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)

@@ -144,6 +144,7 @@ def evaluate(
     precision: Precision,
     figures: Callable[[Tensor, Tensor], Mapping[str, Tensor]] | None = None,
     split: str = "test",
+    logits: Inference | None = None,
 ) -> dict[str, float]:
     """Accuracy of a network, whose training mode is left as it was.
 
@@ -153,12 +154,16 @@ def evaluate(
         precision: device and number format.
         figures: gives more to measure, from logits (B, C) and labels (B,), see `Distiller.test_figures`.
         split: what the loader's images are, `test` or `val`: the names of the first three results begin with it.
+        logits: of this network; None makes one for this call.
 
     Returns:
         `test_acc` and `test_acc_top5` in percent, `test_loss`, the mean cross-entropy, and the means of `figures`.
     """
     meter, training = TestMeter(precision.device), network.training
-    logits = Inference(network.eval(), precision)
+    network.eval()
+    if logits is None:
+        logits = Inference(network, precision)
+    logits.refresh()
     for batch in loader:
         found = logits(batch.images)
         meter.update(found, batch.target, figures(found, batch.target) if figures else None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helper.inference import FoldError, Inference, fold_batch_norms
+from helper.inference import FoldError, Inference, foldable_norms
 from helper.precision import Precision
 from models import model_dict
 
@@ -46,7 +46,9 @@ def test_folding_keeps_the_logits_of_every_network(name, images):
     network = trained_looking(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     expected = network(images)
-    folded = fold_batch_norms(network, images[:2])
+    inference = Inference(network, FOLDED)
+    inference(images[:2])
+    folded = inference.module
     torch.testing.assert_close(folded(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     # the network itself is as it was
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -82,7 +84,7 @@ class Twice(nn.Module):
 def test_what_cannot_be_folded_runs_as_it_is_with_a_note(images, capsys):
     network = Twice().eval()
     with pytest.raises(FoldError):
-        fold_batch_norms(network, images)
+        foldable_norms(network, images)
     expected = network(images)
     assert torch.equal(Inference(network, FOLDED, quiet=False)(images), expected)
     assert "runs as it is" in capsys.readouterr().err
@@ -130,3 +132,49 @@ def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
     for count in (4, 1, 3, 6):
         torch.testing.assert_close(inference(images[:count]), network(images[:count]), rtol=1e-3, atol=1e-3)
     assert set(seen) == {4}
+
+
+def move(network: nn.Module) -> None:
+    """Change weights and statistics as training does."""
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1.3)
+
+
+@pytest.mark.parametrize("precision", [FP32, FOLDED, BF16], ids=["plain", "folded", "bf16"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_2", "deit_ti"])
+def test_refreshed_it_runs_the_weights_of_now(name, precision, images):
+    network = trained_looking(name) if name != "deit_ti" else model_dict[name](num_classes=10, img_size=32).eval()
+    inference = Inference(network, precision, learns=True)
+    before, module = inference(images), inference.module
+    move(network)
+    inference.refresh()
+    assert inference.module is module  # which may be compiled
+    after = inference(images)
+    assert torch.equal(after, Inference(network, precision)(images))
+    assert not torch.equal(after, before)
+
+
+def test_a_norm_that_seemed_to_fold_before_training_is_found_out(images):
+    network = Twice().eval()
+    nn.init.ones_(network.norm.running_var)
+    inference = Inference(network, FOLDED, learns=True)
+    inference(images)
+    assert inference.pairs
+    nn.init.uniform_(network.norm.running_var, 2, 3)
+    inference.refresh()
+    assert torch.equal(inference(images), network(images))
+    assert not inference.pairs
+
+
+def test_the_uncompiled_one_shares_the_weights_of_the_compiled(images, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **options: lambda x: module(x) + 1)
+    network = trained_looking("resnet8")
+    fused = Inference(network, FOLDED, compiled_size=len(images), learns=True)
+    expected = fused(images) - 1
+    plain = fused.uncompiled()
+    torch.testing.assert_close(plain(images), expected)
+    move(network)
+    plain.refresh()
+    torch.testing.assert_close(plain(images), fused(images) - 1)
