@@ -397,6 +397,7 @@ class Bench:
     def pair(self, names: tuple[str, str]) -> None:
         """Time a pair and print its tables."""
         opt = self.opt
+        torch.compiler.reset()  # the compiler gives up on code that too many networks share
         pair = make_pair(names, self.loader, opt.path_t)
         plain = plain_copy(pair, self.precision.device)
         product = Product(pair, self.loader, self.precision, opt.compile)
