@@ -2,9 +2,9 @@
 
     python -m benchmarks.convolution --threads 1
 
-The forms are those that this processor is given. Shapes are those of this project's networks at batch 64. The ratio is
-the time of the one as it is over that of the other; with AMX the last of the plain shapes is left as it is, without it
-all of 3x3 are, so that their ratio shows the noise.
+The forms are those that this processor is given, or those for the one of `--forms`. Shapes are those of this project's
+networks at batch 64. The ratio is the time of the one as it is over that of the other; with AMX the last of the plain
+shapes is left as it is, without it all of 3x3 are, so that their ratio shows the noise.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=plain.positive, default=20, metavar="N", help="pairs of runs (20)")
     parser.add_argument("--side", type=plain.positive, default=2048, metavar="N", help=SIDE_HELP)
     parser.add_argument("--threads", type=plain.positive, metavar="N", help="of the processor (all)")
+    parser.add_argument(
+        "--forms", choices=("amx", "avx512"), help="those for a processor with or without AMX (this one)"
+    )
     opt = parser.parse_args(arguments)
+    amx = opt.forms == "amx" if opt.forms else cpu_has_amx()
     torch.set_num_threads(opt.threads or torch.get_num_threads())
     device = torch.device("cpu")
     print(machine(device))
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = [(*shape, 1) for shape in SHAPES] + [(shape[0], *shape, shape[0]) for shape in DEPTHWISE]
     for inputs, outputs, kernel, width, stride, groups in shapes:
         convs = [layer(inputs, outputs, kernel, stride, groups) for _ in range(2)]
-        adapt(convs[1], cpu_has_amx())
+        adapt(convs[1], amx)
         x = torch.randn(opt.batch, inputs, width, width).bfloat16().to(memory_format=torch.channels_last)
         x.requires_grad_()
         kind = f", depthwise, stride {stride}" if groups > 1 else ""

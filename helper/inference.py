@@ -59,12 +59,13 @@ def _fold(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
 
 
 @torch.no_grad()
-def _folding_error(network: nn.Module, pairs: list[tuple[str, str]], images: Tensor) -> float:
-    """By how much folding these pairs moves the logits, relative to the largest."""
-    expected = network(images)
-    return ((_fold(network, pairs)(images) - expected).abs().max() / expected.abs().max()).item()
+def _folds(network: nn.Module, pairs: list[tuple[str, str]], images: Tensor, expected: Tensor) -> bool:
+    """Whether the logits stay as expected when these pairs are folded."""
+    error = (_fold(network, pairs)(images) - expected).abs().max() / expected.abs().max()
+    return error.item() <= FOLDING_TOLERANCE
 
 
+@torch.no_grad()
 def foldable_norms(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     """The convolutions and batch norms of a network that can be merged, by their names.
 
@@ -78,12 +79,13 @@ def foldable_norms(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     Raises:
         FoldError: there is none that leaves the logits as they are.
     """
-    pairs = _convolutions_before_norms(network, images)
-    if not _folding_error(network, pairs, images) <= FOLDING_TOLERANCE:
-        pairs = [pair for pair in pairs if _folding_error(network, [pair], images) <= FOLDING_TOLERANCE]
-    if not pairs or not _folding_error(network, pairs, images) <= FOLDING_TOLERANCE:
-        raise FoldError("no batch norm could be merged with the convolution before it")
-    return pairs
+    expected, pairs = network(images), _convolutions_before_norms(network, images)
+    if pairs and _folds(network, pairs, images, expected):
+        return pairs
+    pairs = [pair for pair in pairs if _folds(network, [pair], images, expected)]
+    if pairs and _folds(network, pairs, images, expected):
+        return pairs
+    raise FoldError("no batch norm could be merged with the convolution before it")
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -121,7 +123,7 @@ class Inference:
         self.network, self.precision, self.compiled_size, self.quiet = network, precision, compiled_size, quiet
         self.learns = learns
         self.module: nn.Module | None = None  # what runs
-        self.copy = network  # the same before it was compiled
+        self.own = network  # the same before it was compiled: a copy, where it is folded or lowered
         self.sample: Tensor | None = None
         self.pairs: list[tuple[str, str]] = []
         self.lowered = False
@@ -141,18 +143,18 @@ class Inference:
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights of a network that has learned since the last call."""
-        if self.pairs and _folding_error(self.network, self.pairs, self.sample) > FOLDING_TOLERANCE:
+        if self.pairs and not _folds(self.network, self.pairs, self.sample, self.network(self.sample)):
             self.module = None  # what new statistics allow is found out again
-        elif self.copy is not self.network:
+        elif self.own is not self.network:
             for old, new in zip(
-                self.copy.state_dict().values(), self._built(self.lowered).state_dict().values(), strict=True
+                self.own.state_dict().values(), self._built(self.lowered).state_dict().values(), strict=True
             ):
                 old.copy_(new)
 
     def uncompiled(self) -> Inference:
         """The same network as it runs without compilation."""
         other = copy.copy(self)
-        other.compiled_size, other.module = None, self.copy
+        other.compiled_size, other.module = None, self.own
         return other
 
     def _run(self, images: Tensor) -> Tensor:
@@ -180,11 +182,11 @@ class Inference:
                     name = type(getattr(self.network, "deployed", self.network)).__name__
                     print(f"note: {name} runs as it is: {error}", file=sys.stderr)
         self.lowered = self._can_be_lowered()
-        self.module = self.copy = self._built(self.lowered)
+        self.module = self.own = self._built(self.lowered)
         if self.lowered:
-            self.precision.spare_slow_operations(self.copy)
+            self.precision.spare_slow_operations(self.own)
         if self.compiled_size:
-            self.module = torch.compile(self.copy, dynamic=False, options={"freezing": not self.learns})
+            self.module = torch.compile(self.own, dynamic=False, options={"freezing": not self.learns})
 
     def _can_be_lowered(self) -> bool:
         """Whether the low format is wanted, and the operations agree with weights in it."""

@@ -308,6 +308,7 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     fused = step.compiled
 
     def run(epoch: int = 2, compiled: Callable | None = fused) -> None:
+        """A step without an update."""
         step.compiled = compiled
         _, terms = step(batch, target, epoch)
         sum(terms.values()).backward()
