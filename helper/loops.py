@@ -15,7 +15,7 @@ from dataset import Batch, Loader, TrainLoader
 from dataset.loader import epoch_generator, share_sizes
 from distiller_zoo.base import Distiller, Output, Stage, Step
 
-from . import distributed
+from . import cpu_normalisation, distributed
 from .errors import RunError
 from .inference import Inference
 from .logger import Progress
@@ -50,6 +50,8 @@ class TrainStep(nn.Module):
         """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
         # CUDA graphs need static shapes, which full batches have
         mode = "reduce-overhead" if self.precision.device.type == "cuda" else "default"
+        if self.precision.device.type == "cpu" and not self.precision.plain:
+            cpu_normalisation.adapt(self.student)
         if self.processes > 1:  # what is exchanged with others is no part of a graph
             self._gathered_step = torch.compiler.disable(self._gathered_step)
         self.compiled, self.compiled_size = torch.compile(self._forward, dynamic=False, mode=mode), batch_size
