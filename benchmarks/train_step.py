@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +118,7 @@ class Stretch:
         batches: the sequence.
         steps: how many of them.
         device: where they are.
-        mark: is told when a batch is there, and when the step that it was for is over.
+        mark: is told when a batch is there.
     """
 
     def __init__(
@@ -138,6 +138,25 @@ class Stretch:
         for batch in itertools.islice(self.batches, self.steps):
             self.mark("data")
             yield batch
+
+
+@dataclass(frozen=True)
+class MarkedTeacher:
+    """A teacher that tells when its outputs are there, and when the step that they were for is over.
+
+    Attributes:
+        teacher: whose outputs they are.
+        mark: is told so.
+    """
+
+    teacher: Teacher
+    mark: Callable[[str], None]
+
+    def answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Output]]:
+        """As the teacher's."""
+        for answered in self.teacher.answers(batches):
+            self.mark("teacher")
+            yield answered
             self.mark("meters")
 
 
@@ -184,7 +203,7 @@ class Product:
         """Train for the next steps; returns their mean figures."""
         return self._train(Stretch(self.batches, steps, self.loader.device), self.teacher)
 
-    def _train(self, stretch: Stretch, teacher: Callable[[Batch], Output]) -> dict[str, float]:
+    def _train(self, stretch: Stretch, teacher: Teacher | MarkedTeacher) -> dict[str, float]:
         never = len(stretch) + 1
         progress = Progress("", 0, len(stretch), never, never, None, quiet=True)
         return train_epoch(self.phase, teacher, stretch, self.epoch, progress)
@@ -197,11 +216,6 @@ class Product:
         def after(module: nn.Module, part: str) -> torch.utils.hooks.RemovableHandle:
             return module.register_forward_hook(lambda *_: clock.mark(part))
 
-        def teacher(batch: Batch) -> Output:
-            output = self.teacher(batch)
-            clock.mark("teacher")
-            return output
-
         # hooks within compiled code would split it
         inner = [] if self.step.compiled else [after(self.step.student, "student"), after(self.step.method, "loss")]
         hooks = [
@@ -209,7 +223,8 @@ class Product:
             optimizer.register_step_pre_hook(lambda *_: clock.mark("backward")),
             optimizer.register_step_post_hook(lambda *_: clock.mark("optimizer")),
         ]
-        self._train(Stretch(self.batches, steps, self.loader.device, clock.mark), teacher)
+        stretch = Stretch(self.batches, steps, self.loader.device, clock.mark)
+        self._train(stretch, MarkedTeacher(self.teacher, clock.mark))
         for hook in hooks:
             hook.remove()
         return {part: 1000 * clock.seconds[part] / steps for part in PARTS}

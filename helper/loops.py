@@ -204,9 +204,9 @@ def train_epoch(
     phase.module.train()
     weights = phase.weights
     meter = TrainMeter([*weights, "loss"], len(loader), loader.device)
+    answered = teacher.answers(loader) if teacher else ((batch, None) for batch in loader)
     with progress:
-        for number, batch in enumerate(loader, start=1):
-            target = teacher(batch) if teacher else None
+        for number, (batch, target) in enumerate(answered, start=1):
             step, terms = phase.module(batch, target, epoch)
             # a weight of zero drops its term: 0·inf would not be 0
             weighted = {name: weight * terms[name] for name, weight in weights.items() if weight}

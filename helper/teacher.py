@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from .inference import Inference
 from .meters import TestMeter
 from .precision import Precision
 from .teacher_cache import LogitCache
+
+# batches that a cache is asked for together: what it lacks of one alone would leave most of a teacher's batch empty
+AHEAD = 8
 
 
 def _folder_name(path: str) -> str | None:
@@ -123,10 +127,28 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
         """Logits and needed features of a batch, float32."""
-        output = self._plain_view(batch)
-        if self.needs.strong_view:
-            output = replace(output, strong_logits=self.logits(batch.strong_images))
-        return output
+        return self._with_strong_view(batch, self._plain_view(batch))
+
+    def answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Output]]:
+        """Batches in their order, each with what a call gives.
+
+        With a cache, some batches are drawn ahead, so that the teacher runs on the missing images of all of these.
+        """
+        if self.needs.features != "none" or not self.cache:
+            yield from ((batch, self(batch)) for batch in batches)
+            return
+        rest = iter(batches)
+        while group := list(itertools.islice(rest, AHEAD)):
+            with torch.no_grad():
+                served = self.cache.serve_together(group, self.logits)
+            for batch, logits in zip(group, served, strict=True):
+                yield batch, self._with_strong_view(batch, Output(logits))
+
+    @torch.no_grad()
+    def _with_strong_view(self, batch: Batch, output: Output) -> Output:
+        if not self.needs.strong_view:
+            return output
+        return replace(output, strong_logits=self.logits(batch.strong_images))
 
     def _plain_view(self, batch: Batch) -> Output:
         if self.needs.features != "none":

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,20 @@ class LogitCache:
         return found / asked if asked else 0.0
 
     def serve(self, batch: Batch, logits: Logits) -> Tensor:
-        """Logits (B, C) of a batch, float32; the missing ones are computed and kept.
+        """As `serve_together`, of one batch: its logits (B, C)."""
+        return self.serve_together([batch], logits)[0]
+
+    def serve_together(self, batches: Sequence[Batch], logits: Logits) -> list[Tensor]:
+        """Logits (B, C) of each batch, float32; the missing ones of all are computed and kept.
+
+        They are computed so many at a time as the largest batch has, whatever batches they are of.
 
         Args:
-            batch: of the loader whose facts the cache has.
+            batches: of the loader whose facts the cache has.
             logits: gives float32 logits (n, C) of images (n, 3, H, W).
         """
-        entries = batch.entry.numpy()
+        entries = np.concatenate([batch.entry.numpy() for batch in batches])
+        sizes, device = [len(batch.entry) for batch in batches], batches[0].images.device
         rows = self._values[entries]
         state = self._state[entries]
         good = (state == _checksums(rows)) & rows.any(1)
@@ -131,15 +138,17 @@ class LogitCache:
         self.asked, self.found = self.asked + len(rows), self.found + int(good.sum())
         missing = np.flatnonzero(~good)
         if not len(missing):
-            return torch.from_numpy(rows).to(batch.images.device, non_blocking=True).float()
-        where = torch.from_numpy(missing).to(batch.images.device)
-        fresh = logits(batch.images if len(missing) == len(rows) else batch.images[where])
+            return list(torch.from_numpy(rows).to(device, non_blocking=True).float().split(sizes))
+        where = torch.from_numpy(missing).to(device)
+        # an empty share of a step has an image, but no entry
+        images = torch.cat([batch.images[:size] for batch, size in zip(batches, sizes, strict=True)])[where]
+        fresh = torch.cat([logits(some) for some in images.split(max(sizes))])
         half = fresh.half()
         rows[missing] = half.cpu().numpy()
         self._keep(entries[missing], rows[missing])
-        served = torch.from_numpy(rows).to(fresh.device).float()
+        served = torch.from_numpy(rows).to(device).float()
         served[where] = torch.where(half.isfinite(), half.float(), fresh)
-        return served
+        return list(served.split(sizes))
 
     def fill(self, loader: MemoryLoader, logits: Logits, quiet: bool = False) -> None:
         """Compute every row that is missing, each process those of some views.

@@ -1,6 +1,7 @@
 """The frozen teacher and the measurement of accuracy."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from dataset import ImageData, MemoryLoader
 from distiller_zoo import Needs
 from helper.errors import UserError
 from helper.precision import Precision
-from helper.teacher import Teacher, evaluate, measured_accuracy, teacher_name
+from helper.teacher import AHEAD, Teacher, evaluate, measured_accuracy, teacher_name
+from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
 CPU = torch.device("cpu")
@@ -48,6 +50,25 @@ def test_only_the_needed_features_are_kept(network, loader, which, kept):
     output = Teacher(network, Needs(features=which), FP32)(next(iter(loader)))
     assert [i for i, feature in enumerate(output.features) if feature is not None] == kept
     assert Teacher(network, Needs(), FP32)(next(iter(loader))).features is None
+
+
+@pytest.mark.parametrize("needs", [Needs(), Needs(strong_view=True), Needs(features="last")])
+@pytest.mark.parametrize("cached", [False, True])
+def test_answers_are_those_of_the_batches_in_their_order(network, loader, tmp_path, needs, cached):
+    cache = LogitCache(tmp_path, cache_facts(network, loader, FP32), 21, loader.views, 10) if cached else None
+    teacher = Teacher(network, needs, FP32, cache=cache)
+    batches = [replace(batch, strong_images=-batch.images) for batch in loader] * AHEAD
+    answered = list(teacher.answers(iter(batches)))
+    assert len(answered) == len(batches)
+    for batch, (given, output) in zip(batches, answered, strict=True):
+        expected = Teacher(network, needs, FP32)(batch)
+        assert given is batch
+        torch.testing.assert_close(output.logits, expected.logits, rtol=1e-3, atol=1e-3)
+        for one, other in ((output.strong_logits, expected.strong_logits), (output.features, expected.features)):
+            torch.testing.assert_close(one, other)
+    if cached and needs.features == "none":
+        # each of the first group is missing, although they are there several times; all of the others are found
+        assert cache.hit_rate() == 1 - sum(len(batch.entry) for batch in batches[:AHEAD]) / (21 * AHEAD)
 
 
 def test_the_teacher_does_not_learn(network, loader):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,6 +85,34 @@ def test_only_missing_rows_are_computed(tmp_path):
     assert logits.images == 6
     assert torch.equal(served, Counting()(loader.batch(index, index * 7).images).half().float())
     assert cache.hit_rate() == pytest.approx(4 / 10)
+
+
+def test_what_batches_miss_is_computed_together(tmp_path):
+    loader, cache, logits = make_loader(), open_cache(tmp_path), Counting()
+    batches = list(loader)
+    for batch in batches:  # all but three rows of each
+        cache.serve(replace(batch, images=batch.images[3:], entry=batch.entry[3:]), logits)
+    calls = []
+
+    def counted(images):
+        calls.append(len(images))
+        return logits(images)
+
+    served = cache.serve_together(batches, counted)
+    assert [len(batch.entry) for batch in batches] == [8, 8, 6]
+    assert calls == [8, 1]  # no more than a batch has
+    for batch, some in zip(batches, served, strict=True):
+        assert torch.equal(some, logits(batch.images).half().float())
+    assert cache.hit_rate() == pytest.approx((SAMPLES - 9) / (2 * SAMPLES - 9))
+
+
+def test_a_share_without_images_among_batches(tmp_path):
+    loader, cache, logits = make_loader(), open_cache(tmp_path), Counting()
+    first, second, third = loader
+    empty = replace(second, images=second.images[:1], entry=second.entry[:0])
+    served = cache.serve_together([first, empty, third], logits)
+    assert [len(some) for some in served] == [8, 0, 6]
+    assert torch.equal(served[2], Counting()(third.images).half().float())
 
 
 def test_two_processes_see_each_others_rows(tmp_path):
