@@ -124,39 +124,35 @@ class Teacher:
         self.digest = digest(network.state_dict())
         self.logits = Inference(self.network, precision, compiled_size, quiet=False)
 
-    @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
         """Logits and needed features of a batch, float32."""
-        return self._with_strong_view(batch, self._plain_view(batch))
+        return next(self.answers([batch]))[1]
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Output]]:
         """Batches in their order, each with what a call gives.
 
         With a cache, some batches are drawn ahead, so that the teacher runs on the missing images of all of these.
         """
-        if self.needs.features != "none" or not self.cache:
-            yield from ((batch, self(batch)) for batch in batches)
-            return
         rest = iter(batches)
-        while group := list(itertools.islice(rest, AHEAD)):
-            with torch.no_grad():
-                served = self.cache.serve_together(group, self.logits)
-            for batch, logits in zip(group, served, strict=True):
-                yield batch, self._with_strong_view(batch, Output(logits))
+        while group := list(itertools.islice(rest, AHEAD if self.cache else 1)):
+            yield from zip(group, self._outputs(group), strict=True)
 
     @torch.no_grad()
-    def _with_strong_view(self, batch: Batch, output: Output) -> Output:
-        if not self.needs.strong_view:
-            return output
-        return replace(output, strong_logits=self.logits(batch.strong_images))
-
-    def _plain_view(self, batch: Batch) -> Output:
-        if self.needs.features != "none":
-            with self.precision.autocast():
-                return run_network(self.network, batch.images, self.needs, preact=bool(self.needs.preact)).float()
+    def _outputs(self, batches: list[Batch]) -> list[Output]:
         if self.cache:
-            return Output(self.cache.serve(batch, self.logits))
-        return Output(self.logits(batch.images))
+            outputs = [Output(logits) for logits in self.cache.serve_together(batches, self.logits)]
+        else:
+            outputs = [self._plain_view(batch.images) for batch in batches]
+        if self.needs.strong_view:
+            pairs = zip(batches, outputs, strict=True)
+            outputs = [replace(output, strong_logits=self.logits(batch.strong_images)) for batch, output in pairs]
+        return outputs
+
+    def _plain_view(self, images: Tensor) -> Output:
+        if self.needs.features == "none":
+            return Output(self.logits(images))
+        with self.precision.autocast():
+            return run_network(self.network, images, self.needs, preact=bool(self.needs.preact)).float()
 
 
 @torch.no_grad()
