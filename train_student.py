@@ -81,8 +81,7 @@ def main() -> None:
         opt.notes.append(f"--taps_s and --taps_t have no effect with --distill {method.name}, which needs no features")
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
     cache = open_cache(opt, data, distiller.needs, network_t, precision)
-    images = -(-opt.batch_size // size()) if opt.compile else None
-    teacher = Teacher(network_t, distiller.needs, precision, images, cache)
+    teacher = Teacher(network_t, distiller.needs, precision, -(-opt.batch_size // size()), opt.compile, cache)
     step = to_device(TrainStep(student, distiller, precision, opt.sync_bn), precision)
     weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
     for change in distiller.transforms:

@@ -57,7 +57,7 @@ from helper.setup import (
     make_phases,
     to_device,
 )
-from helper.teacher import Teacher, check_teacher_file, evaluate, teacher_name
+from helper.teacher import Teacher, check_teacher_file, evaluate, inference_for, teacher_name
 from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
@@ -186,7 +186,7 @@ class Product:
         distiller = build_method(method, sizes, opt.method_options, opt.kd_T, opt.transforms)
         student, teacher = adapt_networks(distiller, student, teacher, loader)
         self.loader = loader
-        self.teacher = Teacher(teacher, distiller.needs, precision, loader.batch_size if compiled else None)
+        self.teacher = Teacher(teacher, distiller.needs, precision, loader.batch_size, compiled)
         self.step = to_device(TrainStep(student, distiller, precision), precision)
         weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
         self.phase = make_phases(opt, self.step, weights, weights)[-1]
@@ -452,10 +452,11 @@ class Bench:
     def evaluation(self, plain: plain_loop.Plain, product: Product, speeds: dict[str, tuple[float, float]]) -> None:
         """Time the tests of both in turn and print what share of an epoch of CIFAR-100 they would take."""
         plain_test, own_test = self.tests
-        step = product.step
+        student = product.step.student
+        logits = inference_for(student, self.precision, own_test)
         c = interleave(
             lambda: plain.test(plain_test),
-            lambda: evaluate(step.student, own_test, self.precision, logits=step.tested),
+            lambda: evaluate(student, own_test, self.precision, logits=logits),
             repeats=min(3, self.opt.repeats),
             warmup=1,
             device=self.precision.device,

@@ -1,14 +1,16 @@
-"""Networks that do not learn, run as fast as the precision allows: folded, in the low format, compiled."""
+"""Networks that do not learn, run as fast as the precision allows: folded, in the low format, fused."""
 
 from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from . import cpu_graph
 from .precision import Precision
 
 FOLDING_TOLERANCE = 1e-3  # relative to the largest logit; folding alone moves float32 logits by about 1e-6
@@ -102,28 +104,31 @@ class Inference:
     """A network as it runs fastest where only its logits are wanted.
 
     Batch norms are folded, convolutions compute in the precision's format and the classifier in float32. What cannot be
-    run so runs under autocast as it is; a plain precision asks for that. The decision is made at the first call.
+    run so runs under autocast as it is; a plain precision asks for that. On a CPU, what is folded is fused, too, where
+    torch can do that. The decisions are made at the first call.
 
     Args:
         network: takes images, gives logits; in evaluation mode. Its weights are copied at the first call.
         precision: device and number format.
-        compiled_size: let torch.compile fuse the operations for batches of this size; None for no compilation.
+        size: images of a batch, for which fused code is made, once; it fills up what is less. None: nothing is fused.
+        compiled: let torch.compile fuse what is not fused yet.
         quiet: do not tell that a network could not be folded.
-        learns: the network is trained between calls, and `refresh` follows it: what is compiled leaves weights open.
+        learns: the network is trained between calls, and `refresh` follows it: what is fused leaves weights open.
     """
 
     def __init__(
         self,
         network: nn.Module,
         precision: Precision,
-        compiled_size: int | None = None,
+        size: int | None = None,
+        compiled: bool = False,
         quiet: bool = True,
         learns: bool = False,
     ):
-        self.network, self.precision, self.compiled_size, self.quiet = network, precision, compiled_size, quiet
-        self.learns = learns
-        self.module: nn.Module | None = None  # what runs
-        self.own = network  # the same before it was compiled: a copy, where it is folded or lowered
+        self.network, self.precision, self.size, self.compiled = network, precision, size, compiled
+        self.quiet, self.learns = quiet, learns
+        self.module: Callable[[Tensor], Tensor] | None = None  # what runs
+        self.own = network  # the same before it was fused: a copy, where it is folded or lowered
         self.sample: Tensor | None = None
         self.pairs: list[tuple[str, str]] = []
         self.lowered = False
@@ -133,12 +138,11 @@ class Inference:
         """Float32 logits (B, C) of images (B, 3, H, W)."""
         if self.module is None:
             self._prepare(images[:8].clone())
-        size = self.compiled_size
-        if size is None:
+        if self.module is self.own:
             return self._run(images)
-        # one shape only, so that nothing is compiled twice
-        padded = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
-        return torch.cat([self._run(chunk) for chunk in padded.split(size)])[: len(images)]
+        # one shape only, so that nothing is fused twice
+        padded = torch.cat([images, images[:1].expand(-len(images) % self.size, -1, -1, -1)])
+        return torch.cat([self._run(chunk) for chunk in padded.split(self.size)])[: len(images)]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -150,12 +154,6 @@ class Inference:
                 self.own.state_dict().values(), self._built(self.lowered).state_dict().values(), strict=True
             ):
                 old.copy_(new)
-
-    def uncompiled(self) -> Inference:
-        """The same network as it runs without compilation."""
-        other = copy.copy(self)
-        other.compiled_size, other.module = None, self.own
-        return other
 
     def _run(self, images: Tensor) -> Tensor:
         if self.lowered:
@@ -182,11 +180,23 @@ class Inference:
                     name = type(getattr(self.network, "deployed", self.network)).__name__
                     print(f"note: {name} runs as it is: {error}", file=sys.stderr)
         self.lowered = self._can_be_lowered()
-        self.module = self.own = self._built(self.lowered)
+        self.own = self._built(self.lowered)
+        self.module = self._fused() or self.own
         if self.lowered:
             self.precision.spare_slow_operations(self.own)
-        if self.compiled_size:
+        if self.compiled and self.module is self.own:
             self.module = torch.compile(self.own, dynamic=False, options={"freezing": not self.learns})
+
+    def _fused(self) -> Callable[[Tensor], Tensor] | None:
+        """The own network fused; None where that is not wanted or not possible.
+
+        Others than convolutional ones can be slower so.
+        """
+        low = self.precision.dtype != torch.float32
+        if self.size is None or not self.pairs or self.precision.device.type != "cpu" or low != self.lowered:
+            return None
+        images = self.sample.repeat(-(-self.size // len(self.sample)), 1, 1, 1)[: self.size].to(self.precision.dtype)
+        return cpu_graph.fuse(self.own, images, frozen=not self.learns)
 
     def _can_be_lowered(self) -> bool:
         """Whether the low format is wanted, and the operations agree with weights in it."""

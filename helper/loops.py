@@ -17,7 +17,6 @@ from distiller_zoo.base import Distiller, Output, Stage, Step
 
 from . import cpu_normalisation, distributed
 from .errors import RunError
-from .inference import Inference
 from .logger import Progress
 from .meters import TrainMeter
 from .optim import backward
@@ -25,7 +24,7 @@ from .precision import Precision
 from .run import Run
 from .schedule import Rates
 from .sync_norms import SynchronisedNorms
-from .teacher import Teacher, evaluate, run_network
+from .teacher import Teacher, evaluate, inference_for, run_network
 
 
 class TrainStep(nn.Module):
@@ -44,7 +43,6 @@ class TrainStep(nn.Module):
         self.processes, self.sync_bn = distributed.size(), sync_bn
         self.compiled: Callable | None = None
         self.compiled_size = 0
-        self.tested = Inference(student, precision, learns=True)
 
     def compile(self, batch_size: int) -> None:
         """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
@@ -241,6 +239,7 @@ def fit(
         RunError: a term is not finite, the disk is full.
     """
     train_loader, test_loader = loaders
+    logits = inference_for(step.student, step.precision, test_loader)
     for phase in phases:
         for epoch in range(run.done_epochs(phase.name) + 1, phase.epochs + 1):
             start = time.perf_counter()
@@ -259,9 +258,7 @@ def fit(
             if teacher and teacher.cache:
                 row["teacher_cache_hits"] = teacher.cache.hit_rate()
             if not phase.name:
-                row |= evaluate(
-                    step.student, test_loader, step.precision, step.method.test_figures, run.split, step.tested
-                )
+                row |= evaluate(step.student, test_loader, step.precision, step.method.test_figures, run.split, logits)
             row |= {"seconds": time.perf_counter() - start, "images_per_second": speed}
             check_student(step.student, row)
             run.end_epoch(row, {"step": step, "optimizer": phase.optimizer, "scaler": phase.scaler}, label)

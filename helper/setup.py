@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import math
 import os
 import sys
 import time
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dataset import (
-    EVALUATION_BATCH,
     Data,
     DataError,
     DiskLoader,
@@ -34,7 +32,6 @@ from models import with_own_input
 from . import distributed
 from .checkpoint import load_checkpoint
 from .errors import UserError
-from .inference import Inference
 from .loops import Phase, StageStep, TrainStep, fit
 from .optim import make_optimizer
 from .options import describe
@@ -289,7 +286,7 @@ def _time_both(first: Callable[[], object], second: Callable[[], object]) -> tup
 def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, quiet: bool) -> None:
     """Compile what is trained, and run it for nothing, so that the first epoch does not wait for the compiler.
 
-    On a CPU, where what is fused can be slower, a step or a test that is not faster compiled runs as it is.
+    On a CPU, where what is fused can be slower, a step that is not faster compiled runs as it is.
 
     Args:
         step: student and method; as before in the end.
@@ -320,37 +317,12 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     if step.precision.device.type == "cpu":
         seconds = _time_both(run, functools.partial(run, compiled=None))
         step.compiled = fused if seconds[0] <= seconds[1] else None
-        taken += _compared("a step", "the student", seconds) + _compile_test(step, batch.images)
+        taken += f"; a step takes {seconds[0]:.3f} s, and {seconds[1]:.3f} s uncompiled"
+        taken += "" if step.compiled else ": the student runs uncompiled"
     step.load_state_dict(before)
     step.method.figures()  # what it counts begins with the first epoch, too
     if not quiet:
         print(taken, flush=True)
-
-
-def _compile_test(step: TrainStep, images: Tensor) -> str:
-    """Compile what tests the student on a CPU, after its first training steps, where that is faster; says so.
-
-    Not before them: while all statistics are 0 and 1, batch norms seem to fold that do not.
-    """
-    size = EVALUATION_BATCH["cpu"]
-    images = images.repeat(math.ceil(size / len(images)), 1, 1, 1)[:size]
-    start = time.perf_counter()
-    training = step.student.training
-    step.student.eval()
-    fused = Inference(step.student, step.precision, size, learns=True)
-    fused(images)
-    taken = f"\ncompiled its test in {time.perf_counter() - start:.0f} s"
-    plain = fused.uncompiled()
-    seconds = _time_both(lambda: fused(images), lambda: plain(images))
-    step.tested = fused if seconds[0] <= seconds[1] else plain
-    step.student.train(training)
-    return taken + _compared("a batch", "it", seconds)
-
-
-def _compared(what: str, who: str, seconds: tuple[float, float]) -> str:
-    """Both times in words."""
-    slower = f": {who} runs uncompiled" if seconds[1] < seconds[0] else ""
-    return f"; {what} takes {seconds[0]:.3f} s, and {seconds[1]:.3f} s uncompiled{slower}"
 
 
 def new_run(opt: argparse.Namespace, folder: str, events: str, name: str, model: str) -> Run:

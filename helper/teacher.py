@@ -27,6 +27,7 @@ from .teacher_cache import LogitCache
 
 # batches that a cache is asked for together: what it lacks of one alone would leave most of a teacher's batch empty
 AHEAD = 8
+FUSED_FROM = 10  # batches of a test: fusing takes as long as several
 
 
 def _folder_name(path: str) -> str | None:
@@ -107,7 +108,8 @@ class Teacher:
         network: with its weights.
         needs: what the method asks of it.
         precision: device and number format.
-        compiled_size: let torch.compile fuse what gives the logits of batches of this size; None for no compilation.
+        size: images of a batch, for which what gives the logits may be fused; None: it is not.
+        compiled: as in `Inference`.
         cache: logits of earlier batches and runs; only where `needs` has no features.
     """
 
@@ -116,13 +118,14 @@ class Teacher:
         network: nn.Module,
         needs: Needs,
         precision: Precision,
-        compiled_size: int | None = None,
+        size: int | None = None,
+        compiled: bool = False,
         cache: LogitCache | None = None,
     ):
         self.network = network.to(precision.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.needs, self.precision, self.cache = needs, precision, cache
         self.digest = digest(network.state_dict())
-        self.logits = Inference(self.network, precision, compiled_size, quiet=False)
+        self.logits = Inference(self.network, precision, size, compiled, quiet=False)
 
     def __call__(self, batch: Batch) -> Output:
         """Logits and needed features of a batch, float32."""
@@ -155,6 +158,12 @@ class Teacher:
             return run_network(self.network, images, self.needs, preact=bool(self.needs.preact)).float()
 
 
+def inference_for(network: nn.Module, precision: Precision, loader: Loader) -> Inference:
+    """A network that learns, or one that is tested once, as `evaluate` runs it on the batches of a loader."""
+    size = loader.batch_size if len(loader) >= FUSED_FROM else None
+    return Inference(network, precision, size, learns=True)
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
@@ -172,7 +181,7 @@ def evaluate(
         precision: device and number format.
         figures: gives more to measure, from logits (B, C) and labels (B,), see `Distiller.test_figures`.
         split: what the loader's images are, `test` or `val`: the names of the first three results begin with it.
-        logits: of this network; None makes one for this call.
+        logits: of this network and loader, from `inference_for`; None makes one for this call.
 
     Returns:
         `test_acc` and `test_acc_top5` in percent, `test_loss`, the mean cross-entropy, and the means of `figures`.
@@ -180,7 +189,7 @@ def evaluate(
     meter, training = TestMeter(precision.device), network.training
     network.eval()
     if logits is None:
-        logits = Inference(network, precision)
+        logits = inference_for(network, precision, loader)
     logits.refresh()
     for batch in loader:
         found = logits(batch.images)

@@ -48,7 +48,7 @@ class VGG(FeatureNetwork):
         preacts: list[Tensor] = []
         for i, block in enumerate((self.block0, self.block1, self.block2, self.block3, self.block4)):
             if i in pooled_before:
-                x = F.max_pool2d(x, 2)
+                x = F.max_pool2d(x, 2, stride=2)
             preact = block(x)
             x = F.relu(preact)
             features.append(x)

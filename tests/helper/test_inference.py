@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from helper import cpu_graph
 from helper.inference import FoldError, Inference, foldable_norms
 from helper.precision import Precision
 from models import model_dict
@@ -124,12 +125,12 @@ def test_logits_serve_a_backward_pass(images):
 
 @torch.no_grad()
 def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: lambda x: seen.append(len(x)) or module(x))
+    monkeypatch.setattr(cpu_graph, "fuse", lambda *_, **__: None)
     network = trained_looking("resnet8")
-    inference, seen = Inference(network, FOLDED, compiled_size=4), []
-    inference(images[:1])
-    inference.module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    for count in (4, 1, 3, 6):
+    inference = Inference(network, FOLDED, size=4, compiled=True)
+    for count in (1, 4, 3, 6):
         torch.testing.assert_close(inference(images[:count]), network(images[:count]), rtol=1e-3, atol=1e-3)
     assert set(seen) == {4}
 
@@ -168,13 +169,111 @@ def test_a_norm_that_seemed_to_fold_before_training_is_found_out(images):
     assert not inference.pairs
 
 
-def test_the_uncompiled_one_shares_the_weights_of_the_compiled(images, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda module, **options: lambda x: module(x) + 1)
+SLOW = ("imagenet_ResNet101", "resnet110")  # as their smaller kin
+CONVOLUTIONAL = [name for name in model_dict if name not in (*TRANSFORMERS, *SLOW)]
+SIZE = 4
+
+
+def can_fuse() -> bool:
+    conv = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    return cpu_graph.fuse(conv, torch.randn(2, 3, 8, 8), frozen=True) is not None
+
+
+needs_fusion = pytest.mark.skipif(not can_fuse(), reason="this torch fuses nothing on this processor")
+
+
+@needs_fusion
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_every_convolutional_network_is_fused(name, images):
+    network = trained_looking(name)
+    if name.startswith("imagenet"):  # a map of 1x1 can be too small for oneDNN
+        images = torch.randn(SIZE, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    fused, plain = Inference(network, FOLDED, SIZE), Inference(network, FOLDED)
+    expected = plain(images)
+    torch.testing.assert_close(fused(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert fused.module is not fused.own
+
+
+@needs_fusion
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV2"])
+def test_in_bfloat16_it_stays_as_near_float32_as_what_is_not_fused(name, images):
+    network = trained_looking(name, classes=100)
+    expected = Inference(network, FP32)(images)
+    fused, plain = Inference(network, BF16, SIZE), Inference(network, BF16)
+    errors = [(run(images) - expected).norm().item() for run in (fused, plain)]
+    assert fused.lowered
+    assert fused.module is not fused.own
+    assert errors[0] < 1.5 * errors[1]
+
+
+@needs_fusion
+@pytest.mark.parametrize("precision", [FOLDED, BF16], ids=["folded", "bf16"])
+def test_it_follows_a_network_that_learns(precision, images):
     network = trained_looking("resnet8")
-    fused = Inference(network, FOLDED, compiled_size=len(images), learns=True)
-    expected = fused(images) - 1
-    plain = fused.uncompiled()
-    torch.testing.assert_close(plain(images), expected)
+    fused = Inference(network, precision, SIZE, learns=True)
+    before, module = fused(images), fused.module
     move(network)
-    plain.refresh()
-    torch.testing.assert_close(plain(images), fused(images) - 1)
+    fused.refresh()
+    after = fused(images)
+    assert fused.module is module
+    torch.testing.assert_close(after, Inference(network, precision)(images), rtol=0.02, atol=0.02 * after.abs().max())
+    assert not torch.allclose(after, before, rtol=0.1)
+
+
+@needs_fusion
+def test_each_number_of_images_gives_the_same_logits(images):
+    fused = Inference(trained_looking("resnet8"), FOLDED, SIZE)
+    expected = fused(images)
+    for count in (1, 3, 4, 5):
+        torch.testing.assert_close(fused(images[:count]), expected[:count])
+    other_layout = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(fused(other_layout), expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "size"),
+    [(FP32, SIZE), (BF16, None), (FOLDED, None)],
+    ids=["plain", "bf16 without a size", "folded without a size"],
+)
+def test_what_is_not_asked_for_is_not_fused(precision, size, images):
+    inference = Inference(trained_looking("resnet8"), precision, size)
+    inference(images)
+    assert inference.module is inference.own
+
+
+class Unfaithful(nn.Module):
+    """Computes something else while it is traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return x.mean((2, 3)) if torch._C._get_tracing_state() is None else x.sum((2, 3))
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        if torch._C._get_tracing_state() is not None:
+            raise RuntimeError("no trace of this")
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("network", [Unfaithful(), Untraceable()], ids=["another result", "an error"])
+def test_what_cannot_be_traced_runs_as_it_is(network, images):
+    assert cpu_graph.fuse(network.eval(), images, frozen=True) is None
+
+
+def test_without_torchscript_networks_run_as_they_are(images, monkeypatch):
+    monkeypatch.delattr(torch.jit, "trace")
+    inference = Inference(trained_looking("resnet8"), FOLDED, SIZE)
+    inference(images)
+    assert inference.module is inference.own
+
+
+@needs_fusion
+def test_the_processes_setting_stays(images):
+    before = torch.jit.onednn_fusion_enabled()
+    Inference(trained_looking("resnet8"), FOLDED, SIZE)(images)
+    assert torch.jit.onednn_fusion_enabled() == before

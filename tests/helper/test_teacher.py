@@ -11,7 +11,7 @@ from dataset import ImageData, MemoryLoader
 from distiller_zoo import Needs
 from helper.errors import UserError
 from helper.precision import Precision
-from helper.teacher import AHEAD, Teacher, evaluate, measured_accuracy, teacher_name
+from helper.teacher import AHEAD, FUSED_FROM, Teacher, evaluate, inference_for, measured_accuracy, teacher_name
 from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
@@ -92,6 +92,19 @@ def test_evaluate_by_hand(network, loader):
     labels = torch.arange(21) % 10
     assert figures["test_acc"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
     assert figures["test_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", [FUSED_FROM - 1, FUSED_FROM])
+def test_long_tests_run_fused_and_find_the_same(network, loader, batches):
+    data = ImageData(loader.images.repeat(5, 1, 1, 1).numpy()[: batches * 8 - 3], np.arange(batches * 8 - 3) % 10)
+    many = MemoryLoader(data, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 8, CPU, train=False)
+    folded = Precision(CPU, torch.float32)
+    expected = evaluate(network, many, FP32)
+    logits = inference_for(network, folded, many)
+    for _ in range(2):
+        assert evaluate(network, many, folded, logits=logits) == pytest.approx(expected, rel=1e-5)
+    assert (logits.size is None) == (batches < FUSED_FROM)
+    assert logits.module is not network
 
 
 def test_accuracy_is_measured_once(network, loader, tmp_path, monkeypatch):
