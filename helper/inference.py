@@ -111,7 +111,7 @@ class Inference:
         network: takes images, gives logits; in evaluation mode. Its weights are copied at the first call.
         precision: device and number format.
         size: images of a batch, for which fused code is made, once; it fills up what is less. None: nothing is fused.
-        compiled: let torch.compile fuse what is not fused yet.
+        compiled: let torch.compile fuse what is not fused yet, for batches of that size.
         quiet: do not tell that a network could not be folded.
         learns: the network is trained between calls, and `refresh` follows it: what is fused leaves weights open.
     """
