@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-LARGEST_DIFFERENCE = 0.1  # relative, of the logits' norm; bfloat16 rounds twice as often where nothing is fused
+LARGEST_DIFFERENCE = 0.1  # relative, of the logits' norm: bfloat16 rounds elsewhere where operations are fused
 GROUP = "FusionGroup"  # how a graph in words names what is fused
 
 

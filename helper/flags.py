@@ -160,7 +160,9 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tf32", action="store_true", help="multiply float32 as TF32, with --precision fp32 on CUDA")
     group.add_argument(
-        "--compile", action="store_true", help="let torch.compile fuse student, losses and teacher's logits first"
+        "--compile",
+        action="store_true",
+        help="let torch.compile fuse student and losses first, and what gives the teacher's logits if it is not fused",
     )
     group.add_argument(
         "--sync_bn", action="store_true", help="with several processes: batch norms see the whole batch, not a share"

@@ -190,7 +190,7 @@ class Inference:
     def _fused(self) -> Callable[[Tensor], Tensor] | None:
         """The own network fused; None where that is not wanted or not possible.
 
-        Others than convolutional ones can be slower so.
+        A transformer can be slower so.
         """
         low = self.precision.dtype != torch.float32
         if self.size is None or not self.pairs or self.precision.device.type != "cpu" or low != self.lowered:

@@ -9,6 +9,7 @@ import torch
 
 from dataset import ImageData, MemoryLoader
 from distiller_zoo import Needs
+from helper import cpu_graph
 from helper.errors import UserError
 from helper.precision import Precision
 from helper.teacher import AHEAD, FUSED_FROM, Teacher, evaluate, inference_for, measured_accuracy, teacher_name
@@ -95,16 +96,16 @@ def test_evaluate_by_hand(network, loader):
 
 
 @pytest.mark.parametrize("batches", [FUSED_FROM - 1, FUSED_FROM])
-def test_long_tests_run_fused_and_find_the_same(network, loader, batches):
+def test_long_tests_run_fused_and_find_the_same(network, loader, batches, monkeypatch):
+    fuse, fused = cpu_graph.fuse, []
+    monkeypatch.setattr(cpu_graph, "fuse", lambda *args, **kwargs: fused.append(1) or fuse(*args, **kwargs))
     data = ImageData(loader.images.repeat(5, 1, 1, 1).numpy()[: batches * 8 - 3], np.arange(batches * 8 - 3) % 10)
     many = MemoryLoader(data, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 8, CPU, train=False)
-    folded = Precision(CPU, torch.float32)
-    expected = evaluate(network, many, FP32)
-    logits = inference_for(network, folded, many)
+    expected = evaluate(network, many, Precision(CPU, torch.float32, plain=True))
+    logits = inference_for(network, FP32, many)
     for _ in range(2):
-        assert evaluate(network, many, folded, logits=logits) == pytest.approx(expected, rel=1e-5)
-    assert (logits.size is None) == (batches < FUSED_FROM)
-    assert logits.module is not network
+        assert evaluate(network, many, FP32, logits=logits) == pytest.approx(expected, rel=1e-5)
+    assert len(fused) == (batches == FUSED_FROM)  # once, although it follows the network
 
 
 def test_accuracy_is_measured_once(network, loader, tmp_path, monkeypatch):
