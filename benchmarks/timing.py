@@ -23,6 +23,7 @@ except ImportError:  # not a POSIX system
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # runs of each version that a comparison takes, however long they are
 FEWEST_PAIRS = 3
+LONGEST_PRODUCT = 2.0  # seconds that a product of two matrices may take
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,16 @@ def limited_memory(share: float = 0.5) -> Iterator[None]:
 
 
 def gemm_rate(dtype: torch.dtype, device: torch.device, side: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of the fastest of a few products of two square matrices; an addition counts as one."""
+    """Operations per second of the fastest of a few products of two square matrices; an addition counts as one.
+
+    In a format that the hardware has not, such a product can take minutes; the matrices are smaller then.
+    """
+    while (small := side // 8) >= 64 and _gemm_rate(dtype, device, small, 1) * LONGEST_PRODUCT < 2 * side**3:
+        side = small
+    return _gemm_rate(dtype, device, side, repeats)
+
+
+def _gemm_rate(dtype: torch.dtype, device: torch.device, side: int, repeats: int) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     milliseconds(lambda: a @ b, 1, device)
     return 2 * side**3 / (min(milliseconds(lambda: a @ b, 1, device) for _ in range(repeats)) / 1000)

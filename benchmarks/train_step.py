@@ -44,6 +44,7 @@ from distiller_zoo.base import Output
 from helper.checkpoint import check_model, load_network
 from helper.errors import UserError, run_command
 from helper.flags import OneLineParser
+from helper.inference import Inference
 from helper.logger import Progress
 from helper.loops import TrainStep, train_epoch
 from helper.options import student_options
@@ -70,9 +71,10 @@ PARTS = ("data", "teacher", "student", "loss", "backward", "optimizer", "meters"
 TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 SIDE_HELP = "of the matrices whose product gives the machine's rate (2048)"
 WARMUP = 2  # pairs of blocks
-UNTIMED = (
-    WARMUP + 2
-)  # blocks that also need rows of a cache: `interleave` measures one more, the parts of a step take one
+TESTS = 3  # of the student that are timed, in turn with blocks
+# blocks that need rows of a cache beside the timed ones: warm-ups, one more of `interleave` each time, those with the
+# tests, and one in parts
+FURTHER = WARMUP + 1 + (1 + 1 + TESTS) + 1
 Mark = Callable[[str], None]
 
 
@@ -424,55 +426,55 @@ class Bench:
             "epoch": (f"cache at epoch {opt.epoch}", expected_share(opt.epoch)),
             "full": ("full cache", 1.0),
         }
-        splits, speeds = {}, {}
+        splits, speeds, tests = {}, {}, []
+        logits = inference_for(product.step.student, self.precision, self.tests[1])
         for name, share in (modes[mode] for mode in opt.modes):
-            with product.cached(share, opt.epoch, opt.steps * (UNTIMED + opt.repeats)):
+            with product.cached(share, opt.epoch, opt.steps * (FURTHER + opt.repeats)):
                 speeds[name] = self.compare(name, plain, product)
+                tests.append(f"{self.test(product, logits)} with {name}")
                 splits[name] = product.split(opt.steps)
         plain_parts = plain_split(plain, self.stretch, opt.steps)
         print(f"  {'ms of a step':<20}" + "".join(f"{part:>10}" for part in ("all", *PARTS)))
         print(split_line("plain", plain_parts))
         for name, split in splits.items():
             print(split_line(name, split))
-        self.evaluation(plain, product, speeds)
+        theirs = self.plain_test(plain, speeds)
+        print(f"  test of {TEST_IMAGES:,} images, share of an epoch: plain {theirs}; ours {', '.join(tests)}")
         print(f"  peak memory of this process, which runs both loops: {peak_memory()} so far", flush=True)
 
-    def compare(self, name: str, plain: plain_loop.Plain, product: Product) -> tuple[float, float]:
-        """Blocks of both in turn; prints the line and returns images/s of both."""
+    def compare(self, name: str, plain: plain_loop.Plain, product: Product) -> float:
+        """Blocks of both in turn; prints the line and returns images/s of the plain loop."""
         opt = self.opt
         blocks = (lambda: plain.train(self.stretch), lambda: product.run(opt.steps))
         c = interleave(*blocks, opt.repeats, WARMUP, self.precision.device, block_ms=0)
         cache = product.teacher.cache
         hits = f"{100 * cache.hit_rate():.0f} %" if cache else "-"
-        speeds = tuple(1000 * opt.steps * opt.batch / ms for ms in (c.a_ms, c.b_ms))
+        speeds = [1000 * opt.steps * opt.batch / ms for ms in (c.a_ms, c.b_ms)]
         line = f"  {name:<20}{hits:>7}{speeds[0]:>14.1f}{speeds[1]:>12.1f}{c.ratio:>8.2f}"
         print(f"{line}  {c.low:.2f} to {c.high:.2f}", flush=True)
-        return speeds
+        return speeds[0]
 
-    def evaluation(self, plain: plain_loop.Plain, product: Product, speeds: dict[str, tuple[float, float]]) -> None:
-        """Time the tests of both in turn and print what share of an epoch of CIFAR-100 they would take."""
-        plain_test, own_test = self.tests
-        student = product.step.student
-        logits = inference_for(student, self.precision, own_test)
+    def test(self, product: Product, logits: Inference) -> str:
+        """Tests of the student in turn with blocks of its training, and what share of an epoch they would take."""
+        opt, own_test = self.opt, self.tests[1]
         c = interleave(
-            lambda: plain.test(plain_test),
-            lambda: evaluate(student, own_test, self.precision, logits=logits),
-            repeats=min(3, self.opt.repeats),
+            lambda: evaluate(product.step.student, own_test, self.precision, logits=logits),
+            lambda: product.run(opt.steps),
+            min(TESTS, opt.repeats),
             warmup=1,
             device=self.precision.device,
             block_ms=0,
         )
-        counts = (self.opt.test_images, own_test.samples)
-        seconds = [ms / 1000 * TEST_IMAGES / count for ms, count in zip((c.a_ms, c.b_ms), counts, strict=True)]
+        scale = TEST_IMAGES / own_test.samples
+        blocks = TRAIN_IMAGES / (opt.steps * opt.batch)  # of an epoch
+        shares = [100 * scale * ratio / (scale * ratio + blocks) for ratio in (c.ratio, c.low, c.high)]
+        return f"{c.a_ms / 1000 * scale:.2f} s, {shares[0]:.1f} % ({shares[1]:.1f} to {shares[2]:.1f})"
 
-        def share(side: int, speed: float) -> str:
-            return f"{100 * seconds[side] / (seconds[side] + TRAIN_IMAGES / speed):.1f} %"
-
-        own = ", ".join(f"{share(1, speed)} with {name}" for name, (_, speed) in speeds.items())
-        print(
-            f"  test of {TEST_IMAGES:,} images, share of an epoch: plain {seconds[0]:.2f} s, "
-            f"{share(0, next(iter(speeds.values()))[0])}; ours {seconds[1]:.2f} s, {own}"
-        )
+    def plain_test(self, plain: plain_loop.Plain, speeds: dict[str, float]) -> str:
+        """The same of the plain loop, whose images/s in the blocks are known."""
+        ms = [milliseconds(lambda: plain.test(self.tests[0]), 1, self.precision.device) for _ in range(2)]
+        seconds = min(ms) / 1000 * TEST_IMAGES / self.opt.test_images
+        return f"{seconds:.2f} s, {100 * seconds / (seconds + TRAIN_IMAGES / statistics.median(speeds.values())):.1f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

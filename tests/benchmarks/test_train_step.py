@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -52,6 +53,7 @@ COMMANDS = {
             r"cache at epoch 100 +\d+ %",
             r"full cache +100 % .* to ",
             r"plain( +\d+\.\d\d){8}\n",
+            r"; ours [\d.]+ s, [\d.]+ % \([\d.]+ to [\d.]+\) with no cache, .* with full cache\n",
             "peak",
         ],
     ),
@@ -119,6 +121,27 @@ def test_gradients_of_both_loops_are_equal(pair: Pair, product: Product) -> None
     for (name, ours), theirs in pairs:
         size = theirs.grad.abs().max().item()
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4 * size, msg=name)
+
+
+def test_weights_that_both_loops_learn_are_equal(pair: Pair) -> None:
+    """Momentum, weight decay, running statistics and a drop of the rate included, over epochs with a short batch."""
+    data = few_images(3 * BATCH + 3)
+    loader = memory_loader(data, BATCH, CPU)
+    product, plain = Product(pair, loader, Precision(CPU, torch.float32)), plain_copy(pair, CPU)
+    plain.student.to(memory_format=torch.channels_last)
+    start = copy.deepcopy(plain.student.state_dict())
+    for epoch, rate in enumerate((0.001, 0.001, 0.0001), start=1):
+        for optimizer in (product.phase.optimizer, plain.optimizer):
+            optimizer.param_groups[0]["lr"] = rate
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        product._train(Stretch(iter(batches), len(batches), CPU), product.teacher)
+        plain.train([(batch.images, batch.target) for batch in batches])
+    ours = product.step.student.state_dict()
+    for name, theirs in plain.student.state_dict().items():
+        moved = (theirs - start[name]).float().norm()
+        assert moved > 0
+        assert (ours[name] - theirs).float().norm() < 0.005 * moved, name
 
 
 def test_images_of_both_loaders_are_equal() -> None:
