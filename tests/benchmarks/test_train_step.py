@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import loader as loader_benchmark
 from benchmarks import plain as plain_loop
-from benchmarks import scaling, train_step
+from benchmarks import scaling, timing, train_step
 from benchmarks.train_step import Pair, Product, Stretch, expected_share, make_pair, memory_loader, plain_copy
 from dataset import ImageData, MemoryLoader
 from helper.errors import UserError
@@ -142,6 +142,17 @@ def test_weights_that_both_loops_learn_are_equal(pair: Pair) -> None:
         moved = (theirs - start[name]).float().norm()
         assert moved > 0
         assert (ours[name] - theirs).float().norm() < 0.005 * moved, name
+
+
+def test_rate_of_a_slow_format_is_that_of_a_small_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    rate = 1e9
+    monkeypatch.setattr(timing, "_gemm_rate", lambda dtype, device, side, repeats: sides.append(side) or rate)
+    assert timing.gemm_rate(torch.bfloat16, CPU, 2048) == rate
+    assert sides[-1] == max(sides) == 256
+    rate = 1e11
+    timing.gemm_rate(torch.bfloat16, CPU, 2048)
+    assert sides[-1] == 2048
 
 
 def test_images_of_both_loaders_are_equal() -> None:
