@@ -33,7 +33,7 @@ from helper.setup import (
     train,
     with_input_of,
 )
-from helper.teacher import Teacher, check_teacher_file, teacher_name
+from helper.teacher import FUSED_FROM, Teacher, check_teacher_file, teacher_name
 from models import is_pretrained
 
 
@@ -59,6 +59,12 @@ def training_loader(data: Data, distiller: Distiller) -> TrainLoader:
     return StrongLoader(loader) if needs.strong_view else loader
 
 
+def teacher_batch(opt: argparse.Namespace, data: Data) -> int | None:
+    """Images that the teacher sees at once, for `Teacher`; None where it sees too few batches to be fused for them."""
+    many = opt.teacher_cache_fill or opt.epochs * len(data.train) >= FUSED_FROM
+    return -(-opt.batch_size // size()) if opt.compile or many else None
+
+
 def main() -> None:
     """Read the options, build all parts, train."""
     opt, method = student_options(sys.argv[1:])
@@ -81,7 +87,7 @@ def main() -> None:
         opt.notes.append(f"--taps_s and --taps_t have no effect with --distill {method.name}, which needs no features")
     student, network_t = adapt_networks(distiller, student, network_t, data.train)
     cache = open_cache(opt, data, distiller.needs, network_t, precision)
-    teacher = Teacher(network_t, distiller.needs, precision, -(-opt.batch_size // size()), opt.compile, cache)
+    teacher = Teacher(network_t, distiller.needs, precision, teacher_batch(opt, data), opt.compile, cache)
     step = to_device(TrainStep(student, distiller, precision, opt.sync_bn), precision)
     weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
     for change in distiller.transforms:

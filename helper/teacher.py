@@ -27,7 +27,7 @@ from .teacher_cache import LogitCache
 
 # batches that a cache is asked for together: what it lacks of one alone would leave most of a teacher's batch empty
 AHEAD = 8
-FUSED_FROM = 10  # batches of a test: fusing takes as long as several
+FUSED_FROM = 10  # batches of a test, or of a teacher's answers: fusing takes as long as several
 
 
 def _folder_name(path: str) -> str | None:

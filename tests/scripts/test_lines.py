@@ -1,5 +1,6 @@
 """The lines of scripts/run_cifar_distill.sh run as they are written, but on few images."""
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -47,13 +48,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def small_images(draw, train):
+    """Images of half the width, two of each class: one method compares the images of a class with one another."""
+    images, labels = draw(train)
+    return np.repeat(images[:, ::2, ::2], 2, axis=0), np.repeat(labels, 2)
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_trains(line, folder, call, monkeypatch):
     monkeypatch.setattr("helper.teacher.evaluate", lambda *_: {"test_acc": 1.0})
     monkeypatch.setattr("helper.loops.evaluate", lambda *_: {"test_acc": 1.0, "test_acc_top5": 5.0, "test_loss": 4.6})
-    # two images of each class: one method compares the images of a class with one another
-    draw = shapes100.draw
-    monkeypatch.setattr(shapes100, "draw", lambda train: tuple(np.concatenate([part, part]) for part in draw(train)))
+    monkeypatch.setattr(shapes100, "draw", functools.partial(small_images, shapes100.draw))
     teacher = folder / "save" / "models" / "resnet32x4_vanilla" / "ckpt_epoch_240.pth"
     words = f"--path_t {teacher} --model_s resnet8x4 --trial 1 {line}".split()
     method = words[words.index("--distill") + 1]
