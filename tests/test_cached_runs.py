@@ -8,6 +8,7 @@ import torch
 from image_trees import make_folder
 
 import helper.setup
+from helper import cpu_graph
 from helper.loops import TrainStep
 
 FLAGS = ("--model_s", "resnet8", "--dataset", "shapes100", "--epochs", 2, "--warmup_epochs", 0, "--quiet")
@@ -99,6 +100,21 @@ def test_a_resumed_run_with_a_cache_ends_with_the_same_weights(call, teacher, tm
     (whole,), (cut,) = ((tmp_path / name / "student_model").iterdir() for name in ("whole", "cut"))
     for key, value in weights(whole).items():
         assert torch.equal(value, weights(cut)[key]), key
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "fused"),
+    [(25, (), False), (20, (), True), (25, ("--compile", "--epochs", 1), True)],
+    ids=["eight batches", "ten", "compiled"],
+)
+def test_a_teacher_that_sees_few_batches_is_not_fused(distil, monkeypatch, size, more, fused):
+    fuse, sizes = cpu_graph.fuse, []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr(
+        cpu_graph, "fuse", lambda network, images, frozen: sizes.append(len(images)) or fuse(network, images, frozen)
+    )
+    distil("--distill", "kd", "--precision", "auto", "--batch_size", size, *more, save="run")
+    assert sizes == ([size] if fused else [])
 
 
 @pytest.mark.parametrize("method", ["kd", "ldrld", "hint"])
