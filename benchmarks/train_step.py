@@ -340,17 +340,23 @@ def mode_names(text: str) -> list[str]:
     return text.split(",")
 
 
-def add_step(parser: argparse.ArgumentParser, pairs: str, repeats: int) -> None:
-    """Flags of the benchmarks that run steps of this project's training."""
-    group = parser.add_argument_group("steps")
+def add_pairs(parser: argparse.ArgumentParser, pairs: str, precision: str = "auto") -> None:
+    """Flags of the benchmarks that set this project's training up."""
+    group = parser.add_argument_group("training")
     group.add_argument("--pairs", type=pair_names, default=pairs, metavar="T-S,T-S", help=f"({pairs})")
     group.add_argument("--path_t", metavar="FILE", help="weights for the teacher of that network (random)")
+    group.add_argument("--precision", default=precision, metavar="NAME", help=f"auto, fp32, bf16 ({precision})")
+    group.add_argument("--compile", action="store_true", help="as the flag of train_student.py")
+    plain_loop.add_machine(parser)
+
+
+def add_step(parser: argparse.ArgumentParser, pairs: str, repeats: int) -> None:
+    """Flags of the benchmarks that run steps of this project's training."""
+    add_pairs(parser, pairs)
+    group = parser.add_argument_group("steps")
     group.add_argument("--steps", type=plain_loop.positive, default=10, metavar="N", help="in a block (10)")
     repeats_help = f"blocks that are timed ({repeats})"
     group.add_argument("--repeats", type=plain_loop.positive, default=repeats, metavar="N", help=repeats_help)
-    group.add_argument("--precision", default="auto", metavar="NAME", help="auto, fp32, bf16")
-    group.add_argument("--compile", action="store_true", help="as the flag of train_student.py")
-    plain_loop.add_machine(parser)
 
 
 def start(opt: argparse.Namespace) -> Precision:

@@ -66,6 +66,10 @@ COMMANDS = {
         f"{TINY} --side 64",
         [r"float32 +\d+\.\d+ +0\.0e\+00", r"bfloat16, folded +\d+\.\d+ +\d\.\de-\d+ +\d+\n"],
     ),
+    "gradients": (
+        f"{TINY} --steps 3 --repeats 2 --batches 2 --batch 8 --learning_rate 0.001 --pairs resnet8-resnet8",
+        [r"\n +3( +[\d.]+ \([\d.]+ to [\d.]+\)){4}\n +6( +[\d.]+ \([\d.]+ to [\d.]+\)){4}\n"],
+    ),
     "convolution": (
         "--batch 4 --repeats 1 --threads 1 --side 64",
         [r"512->512 3x3, 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 3x3, 32x32, depthwise, stride 2 "],
