@@ -19,7 +19,6 @@ It also runs where the processor has no products in the low format, slowly.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import statistics
 import sys
@@ -147,7 +146,7 @@ def bench(names: tuple[str, str], opt: argparse.Namespace, low: Precision) -> No
         trained.run(opt.steps)
         other.step.load_state_dict(trained.step.state_dict())
         other.step.train()
-        further = Stretch(itertools.islice(trained.batches, opt.batches), opt.batches, low.device)
+        further = Stretch(trained.batches, opt.batches, low.device)
         found = compare(other.step, trained.step, trained.phase.weights, trained.teacher.answers(further))
         columns = zip(*map(astuple, found), strict=True)
         print(f"{number * opt.steps:>6}" + "".join(f"{cell(values):>26}" for values in columns), flush=True)
