@@ -71,7 +71,7 @@ COMMANDS = {
         [r"\n +3( +[\d.]+ \([\d.]+ to [\d.]+\)){4}\n +6( +[\d.]+ \([\d.]+ to [\d.]+\)){4}\n"],
     ),
     "convolution": (
-        "--batch 4 --repeats 1 --threads 1 --side 64",
+        "--batch 2 --repeats 1 --threads 1 --side 64",
         [r"512->512 3x3, 4x4( +[\d.]+){3} +[\d.]+ to", "96->96 3x3, 32x32, depthwise, stride 2 "],
     ),
     "scaling": (
