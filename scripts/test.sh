@@ -3,7 +3,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh requirements.txt tests/requirements.txt
-# one thread a process: several processes with several threads each would wait for one another; a file's tests stay
-# together, since they share what is slow to make
+# one thread a process: several processes with several threads each would wait for one another
 export OMP_NUM_THREADS=1
-exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadscope "$@"
+exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" "$@"
