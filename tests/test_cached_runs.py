@@ -113,7 +113,7 @@ def test_a_teacher_that_sees_few_batches_is_not_fused(distil, monkeypatch, size,
     monkeypatch.setattr(
         cpu_graph, "fuse", lambda network, images, frozen: sizes.append(len(images)) or fuse(network, images, frozen)
     )
-    distil("--distill", "kd", "--precision", "auto", "--batch_size", size, *more, save="run")
+    distil("--distill", "kd", "--batch_size", size, *more, save="run")
     assert sizes == ([size] if fused else [])
 
 

@@ -1,4 +1,4 @@
-"""What the comparison of gradients says of errors with and without a direction, and of bfloat16."""
+"""What the comparison of gradients says of errors with and without a direction."""
 
 import pytest
 import torch
