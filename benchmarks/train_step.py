@@ -7,7 +7,8 @@ The method is LDRLD with its published weights. A block is a few steps of `bench
 `helper.loops.train_epoch` with all that `train_student.py` gives it; blocks alternate, and the ratio is the time of the
 plain one over the time of the other. The modes tell where the teacher's logits come from: computed (none), from a cache
 as full as it is, on average, when epoch N begins after N - 1 epochs (epoch), or from a full one. A cache is filled with
-arbitrary values before the blocks, which takes no part in the timing, and lies in the system's temporary folder.
+arbitrary values before the blocks, which takes no part in the timing, and lies in the system's temporary folder. Beside
+each ratio stands the machine's rate just before its blocks, in the number format of this project's training.
 
 The plain loop's worker processes are idle while it is not its turn: each of its blocks begins with nothing prefetched
 and so waits for its first batch, which a real epoch does once in 782 steps. Long blocks (`--steps`) make that small.
@@ -63,7 +64,7 @@ from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
 from . import plain as plain_loop
-from .timing import gemm_line, gemm_rates, interleave, machine, milliseconds, resource, synchronize
+from .timing import gemm_line, gemm_rate, gemm_rates, interleave, machine, milliseconds, resource, synchronize
 
 PAIRS = "resnet32x4-resnet8x4,resnet56-resnet20,wrn_40_2-wrn_16_2,vgg13-vgg8,resnet32x4-ShuffleV2"
 MODES = ("none", "epoch", "full")
@@ -426,7 +427,8 @@ class Bench:
         product = Product(pair, self.loader, self.precision, opt.compile)
         left = ", the student uncompiled, which is faster" if opt.compile and product.step.compiled is None else ""
         print(f"\n{pair.name_t} -> {pair.name_s}, batches of {opt.batch}{left}")
-        print(f"  {'teacher':<20}{'hits':>7}{'plain img/s':>14}{'ours img/s':>12}{'ratio':>8}  10 to 90 %")
+        titles = f"  {'teacher':<20}{'hits':>7}{'plain img/s':>14}{'ours img/s':>12}{'ratio':>8}"
+        print(f"{titles}  {'10 to 90 %':<16}matrix GFLOP/s")
         modes = {
             "none": ("no cache", None),
             "epoch": (f"cache at epoch {opt.epoch}", expected_share(opt.epoch)),
@@ -450,14 +452,16 @@ class Bench:
 
     def compare(self, name: str, plain: plain_loop.Plain, product: Product) -> float:
         """Blocks of both in turn; prints the line and returns images/s of the plain loop."""
-        opt = self.opt
+        opt, precision = self.opt, self.precision
+        rate = gemm_rate(precision.dtype, precision.device, opt.side) / 1e9  # now: that of a shared machine drifts
         blocks = (lambda: plain.train(self.stretch), lambda: product.run(opt.steps))
-        c = interleave(*blocks, opt.repeats, WARMUP, self.precision.device, block_ms=0)
+        c = interleave(*blocks, opt.repeats, WARMUP, precision.device, block_ms=0)
         cache = product.teacher.cache
         hits = f"{100 * cache.hit_rate():.0f} %" if cache else "-"
         speeds = [1000 * opt.steps * opt.batch / ms for ms in (c.a_ms, c.b_ms)]
         line = f"  {name:<20}{hits:>7}{speeds[0]:>14.1f}{speeds[1]:>12.1f}{c.ratio:>8.2f}"
-        print(f"{line}  {c.low:.2f} to {c.high:.2f}", flush=True)
+        spread = f"{c.low:.2f} to {c.high:.2f}"
+        print(f"{line}  {spread:<16}{rate:,.0f}", flush=True)
         return speeds[0]
 
     def test(self, product: Product, logits: Inference) -> str:

@@ -62,12 +62,13 @@ def _scalar(log_prior: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _series(inverse: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Σ_k c_k·y^(2k-1), k from 1."""
+    """Σ_k c_k·y^(2k-1), k from 1, for y <= 1/8; float32 has no use for more than three terms."""
+    first, *others = coefficients[: 3 if inverse.dtype == torch.float32 else None]
     square = inverse.square()
-    total = torch.full_like(inverse, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * square + coefficient
-    return total * inverse
+    total = square * others.pop()
+    for coefficient in reversed(others):
+        total = (total + coefficient) * square
+    return (total + first) * inverse
 
 
 def _split(log_x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,8 +185,7 @@ def expected_cross_entropy(
 
 def _remainder(log_s: Tensor, log_t: Tensor, log_ratio: Tensor) -> Tensor:
     """Bregman divergence of lnΓ(x) - x·ln x + x between s and t, the part of lnΓ's that does not cancel."""
-    binet_s, binet_t = _binet(torch.stack([log_s, log_t]))
-    return log_ratio.expm1() * _h(log_t) - log_ratio / 2 + binet_s - binet_t
+    return log_ratio.expm1() * _h(log_t) - log_ratio / 2 + _binet(log_s) - _binet(log_t)
 
 
 def _divergence(log_s: Tensor, log_t: Tensor, log_ratio: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ COMMANDS = {
         [
             r"no cache +- ",
             r"cache at epoch 100 +\d+ %",
-            r"full cache +100 % .* to ",
+            r"full cache +100 % .* to [\d.]+ +[\d,]+\n",
             r"plain( +\d+\.\d\d){8}\n",
             r"; ours [\d.]+ s, [\d.]+ % \([\d.]+ to [\d.]+\) with no cache, .* with full cache\n",
             "peak",
