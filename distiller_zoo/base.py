@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional import kl_divergence
+from .ramps import Epoch
 
 # of a constructor's argument: a number of epochs, which a shortened schedule shortens
 Epochs = Annotated[int, "epochs"]
@@ -103,7 +104,7 @@ class Step:
         target: (B,) labels.
         index: (B,) positions of the images in the training set.
         contrast_index: (B, 1 + negatives) positions of the positive and the negatives, None unless `Needs` asked.
-        epoch: current epoch, from 1.
+        epoch: current epoch, from 1; within compiled code a 0-d tensor, for which `ramps.py` has functions.
     """
 
     student: Output | None
@@ -111,7 +112,7 @@ class Step:
     target: Tensor
     index: Tensor
     contrast_index: Tensor | None = None
-    epoch: int = 1
+    epoch: Epoch = 1
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,14 @@ class LogitPair:
         student, teacher: (B, C).
         target: (B,) labels.
         temperature: softening temperature T > 0; a 0-d tensor where it is learned.
-        epoch: current epoch, from 1.
+        epoch: as in `Step`.
     """
 
     student: Tensor
     teacher: Tensor
     target: Tensor
     temperature: float | Tensor
-    epoch: int = 1
+    epoch: Epoch = 1
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ have one result; the other two have none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .base import Epochs, LogitPair, Shapes, Transform, transform
+from .ramps import Epoch, between, half_cosine
 
 __all__ = ["CurriculumTemperature", "Sort", "Standardise", "reversal_strength", "sort_logits", "standardise"]
 
@@ -51,8 +51,8 @@ def standardise(logits: Tensor) -> Tensor:
 
 
 def reversal_strength(
-    epoch: int, loops: int, high: float = 0.0, low: float = -1.0, kind: Literal["cosine", "linear"] = "cosine"
-) -> float:
+    epoch: Epoch, loops: int, high: float = 0.0, low: float = -1.0, kind: Literal["cosine", "linear"] = "cosine"
+) -> float | Tensor:
     """Factor of the gradient that reaches the temperature, from `high` to `low` over `loops` epochs.
 
     Args:
@@ -64,23 +64,13 @@ def reversal_strength(
     if not loops:
         return low
     if kind == "linear":
-        return -min(epoch, loops - 1) * (high - low) / loops
-    return low + (high - low) * (1 + math.cos(math.pi * min(epoch, loops) / loops)) / 2
+        return -between(epoch, 0, loops - 1) * (high - low) / loops
+    return low + (high - low) * half_cosine(epoch / loops)
 
 
-class _ScaledGradient(torch.autograd.Function):
+def _scale_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     """Identity whose gradient is multiplied by a factor; a negative one reverses it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        """Returns x."""
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Scales the gradient."""
-        return grad * ctx.factor, None
+    return x.detach() + factor * (x - x.detach())
 
 
 @transform("sort", order=1)
@@ -196,7 +186,7 @@ class CurriculumTemperature(Transform):
     def forward(self, pair: LogitPair) -> LogitPair:
         """The pair with the learned temperature, a 0-d tensor, or (B, 1) with one for each sample."""
         theta = self._predicted(pair) if self.per_sample else self.theta.squeeze(0)
-        reversed_ = _ScaledGradient.apply(theta, reversal_strength(pair.epoch, **self.curriculum))
+        reversed_ = _scale_gradient(theta, reversal_strength(pair.epoch, **self.curriculum))
         return replace(pair, temperature=self.temperature(reversed_))
 
     def _predicted(self, pair: LogitPair) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dataset import Batch, Loader, TrainLoader
 from dataset.loader import epoch_generator, share_sizes
 from distiller_zoo.base import Distiller, Output, Stage, Step
+from distiller_zoo.ramps import Epoch
 
 from . import cpu_normalisation, distributed
 from .errors import RunError
@@ -81,7 +82,7 @@ class TrainStep(nn.Module):
             output = replace(output, strong_logits=self.student(strong_images))
         return output
 
-    def whole_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
+    def whole_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: Epoch) -> Step:
         """What the method sees of a batch, of which other processes may have run shares.
 
         Args:
@@ -93,7 +94,7 @@ class TrainStep(nn.Module):
             return self._gathered_step(batch, student, teacher, epoch)
         return Step(student, teacher, batch.target, batch.index, batch.contrast_index, epoch)
 
-    def _gathered_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: int) -> Step:
+    def _gathered_step(self, batch: Batch, student: Output | None, teacher: Output | None, epoch: Epoch) -> Step:
         sizes = share_sizes(len(batch.whole), self.processes)
 
         def gather(rows: Tensor) -> Tensor:
@@ -115,10 +116,12 @@ class TrainStep(nn.Module):
         """
         if self.compiled and len(batch.target) == self.compiled_size:
             torch.compiler.cudagraph_mark_step_begin()
-            return self.compiled(batch, teacher, epoch)
+            # a tensor, since the compiler takes a number for a constant
+            number = torch.full((), epoch, dtype=torch.float32, device=self.precision.device)
+            return self.compiled(batch, teacher, number)
         return self._forward(batch, teacher, epoch)
 
-    def _forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Step, dict[str, Tensor]]:
+    def _forward(self, batch: Batch, teacher: Output | None, epoch: Epoch) -> tuple[Step, dict[str, Tensor]]:
         student = self.run_student(batch)
         with self.precision.autocast(enabled=False):
             step = self.whole_step(batch, student, teacher, epoch)

@@ -304,15 +304,14 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
         teacher.cache.hit_rate()  # the first epoch's begins with its own first batch
     fused = step.compiled
 
-    def run(epoch: int = 2, compiled: Callable | None = fused) -> None:
+    def run(compiled: Callable | None = fused) -> None:
         """A step without an update."""
         step.compiled = compiled
-        _, terms = step(batch, target, epoch)
+        _, terms = step(batch, target, epoch=1)
         sum(terms.values()).backward()
         step.zero_grad(set_to_none=True)
 
-    for epoch in (1, 2):  # a method that reads the epoch is compiled anew when it first changes
-        run(epoch)
+    run()
     taken = f"compiled in {time.perf_counter() - start:.0f} s"
     if step.precision.device.type == "cpu":
         seconds = _time_both(run, functools.partial(run, compiled=None))
