@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from .loader import Normaliser, Share, epoch_generator
+from .loader import Normaliser, Share, epoch_generator, send
 from .operations import Beside, Operation, apply_drawn, posterize, solarize, transforms, turn_each
 
 MAGNITUDES = 10
@@ -134,7 +134,7 @@ class Augmenter:
         noise = epoch_generator(self.seed, epoch, 6, images.device, index=step)
         # as much as all processes have together, so that every image gets its own whoever has it
         values = torch.randn(len(share.whole), *images.shape[1:], generator=noise, device=images.device)
-        return torch.where(hole.to(images.device)[:, None], values[share.rows], images)
+        return torch.where(send(hole, images.device)[:, None], values[share.rows], images)
 
     def _rand_augment(self, pixels: Tensor, share: Share, generator: torch.Generator) -> Tensor:
         count, known = len(share.whole), len(self.table) - 1

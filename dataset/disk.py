@@ -178,7 +178,7 @@ class DiskLoader(Loader):
         for step, (share, views) in enumerate(self._read()):
             # as bytes to the device: a quarter of what floating-point numbers take
             first, *second = (view.to(self.device, non_blocking=True).permute(0, 3, 1, 2) for view in views)
-            place = share.run.to(self.device)
+            place = share.index
             batch = Batch(
                 self._input(first, share, step), self.labels[place], place, torch.zeros_like(place), share.run
             )

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,12 @@ class Share:
     Attributes:
         whole: positions of all images of the step, on the CPU.
         own: those of this process, which may be none.
+        placed: `whole` on the device, where batches are made of the share.
     """
 
     whole: Tensor
     own: Tensor
+    placed: Tensor | None = None
 
     @property
     def run(self) -> Tensor:
@@ -86,12 +88,24 @@ class Share:
         first = int((self.whole == self.run[0]).nonzero()[0])
         return slice(first, first + len(self.run))
 
+    @property
+    def index(self) -> Tensor:
+        """The positions `run` on the device: a part of `placed`."""
+        return self.placed if self.own is self.whole else self.placed[self.rows]
+
     def of(self, batch: Batch) -> Batch:
         """The batch of the images `run`, as a share of the whole one."""
         if self.own is self.whole:
             return batch
         rows = {name: getattr(batch, name)[: len(self.own)] for name in ("target", "index", "view", "entry")}
-        return replace(batch, **rows, whole=self.whole.to(batch.index.device))
+        return replace(batch, **rows, whole=self.placed)
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device of a tensor on the CPU, which the host does not wait for; on the CPU, the tensor itself."""
+    # CUDA copies while the host goes on from pinned memory alone, which torch keeps until the copy is done
+    source = values.pin_memory() if device.type == "cuda" else values
+    return source.to(device, non_blocking=True)
 
 
 def share_sizes(count: int, processes: int) -> list[int]:
@@ -262,11 +276,13 @@ class Loader:
         self.rank, self.world = rank, world
 
     def _steps(self, order: Tensor) -> list[Share]:
-        """The steps through positions (N,) in the order of one process."""
+        """The steps through positions (N,) in the order of one process, which are sent to the device all at once."""
         if not self.train:
-            return [Share(part, part) for part in order.tensor_split(self.world)[self.rank].split(self.batch_size)]
-        steps = order.split(self.batch_size)
-        return [Share(step, step if self.world == 1 else step.tensor_split(self.world)[self.rank]) for step in steps]
+            order = order.tensor_split(self.world)[self.rank]
+        whole, placed = (positions.split(self.batch_size) for positions in (order, send(order, self.device)))
+        shared = self.train and self.world > 1
+        own = [step.tensor_split(self.world)[self.rank] for step in whole] if shared else whole
+        return [Share(*step) for step in zip(whole, own, placed, strict=True)]
 
     def augment(self, augmenter: Augmenter) -> None:
         """From now on change training images also by this; their views can then no longer be numbered."""
@@ -306,11 +322,27 @@ class Loader:
         return loader
 
 
+class _Cut(NamedTuple):
+    """How the images of a batch are cut out; on the device but for the entries.
+
+    Attributes:
+        view, entry: (B,) as in `Batch`.
+        beginning: (B,) positions in `MemoryLoader.crops`.
+        flipped: (F,) places in the batch of the images that are flipped.
+    """
+
+    view: Tensor
+    entry: Tensor
+    beginning: Tensor
+    flipped: Tensor
+
+
 class MemoryLoader(Loader):
     """Batches of a data set that lies on the device as uint8.
 
     Training batches follow torchvision's RandomCrop(H, padding=4), RandomHorizontalFlip, ToTensor and Normalize, with
     the same values; order and views of an epoch are drawn from (seed, epoch) alone. The last, short batch is kept.
+    What an epoch has drawn is sent to the device before its first batch: no batch waits for a copy.
 
     Args:
         data: the split.
@@ -363,21 +395,40 @@ class MemoryLoader(Loader):
 
     def batch(self, index: Tensor, view: Tensor) -> Batch:
         """The batch of the given positions (B,) and views (B,), both on the CPU."""
-        return self._batch(index, view, self.normalise(self.raw(index, view)))
+        (cut,) = self._cuts(index, view, [len(index)])
+        return self._batch(send(index, self.device), cut, self.normalise(self._pixels(cut)))
 
-    def _batch(self, index: Tensor, view: Tensor, images: Tensor) -> Batch:
+    def _batch(self, index: Tensor, cut: _Cut, images: Tensor) -> Batch:
+        """The batch of positions (B,), on the device, with what has been made of them."""
+        return Batch(images, self.labels[index], index, cut.view, cut.entry)
+
+    def _cuts(self, index: Tensor, view: Tensor, sizes: list[int]) -> Iterator[_Cut]:
+        """What batches that follow on each other need, sent to the device together.
+
+        Args:
+            index, view: (M,) positions and views of the images of all batches, on the CPU.
+            sizes: images of each batch, M in sum.
+        """
+        image, row = self.strides
+        shift = view // 2
+        beginning = index * image + shift // SHIFTS * row + shift % SHIFTS
         entry = index * self.views + view if self.views else index
-        index = index.to(self.device)
-        return Batch(images, self.labels[index], index, view.to(self.device), entry)
+        # found on the CPU: to learn from the device how many they are is to wait for it
+        flipped = [part.nonzero().squeeze(1) for part in (view % 2).split(sizes)]
+        view, beginning, flips = (send(part, self.device) for part in (view, beginning, torch.cat(flipped)))
+        parts = [part.split(sizes) for part in (view, entry, beginning)]
+        return map(_Cut, *parts, flips.split([len(part) for part in flipped]))
 
     def raw(self, index: Tensor, view: Tensor) -> Tensor:
         """The views (B,) of the images at positions (B,), both on the CPU: (B, 3, H, W) uint8, channels last."""
-        shift, flipped = view // 2, (view % 2).nonzero().squeeze(1).to(self.device)
-        image, row = self.strides
-        beginning = index * image + shift // SHIFTS * row + shift % SHIFTS
+        (cut,) = self._cuts(index, view, [len(index)])
+        return self._pixels(cut)
+
+    def _pixels(self, cut: _Cut) -> Tensor:
+        """The images of a batch, (B, 3, H, W) uint8, channels last."""
         # index_select and index_copy_ copy blocks, several times as fast as indexing by tensors does
-        pixels = self.crops.index_select(0, beginning.to(self.device)).unflatten(2, (-1, 3))
-        pixels.index_copy_(0, flipped, pixels.index_select(0, flipped).flip(2))
+        pixels = self.crops.index_select(0, cut.beginning).unflatten(2, (-1, 3))
+        pixels.index_copy_(0, cut.flipped, pixels.index_select(0, cut.flipped).flip(2))
         return pixels.permute(0, 3, 1, 2)
 
     def second_view(self, batch: Batch, view: Tensor) -> Tensor:
@@ -391,7 +442,9 @@ class MemoryLoader(Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         order, views = self._order_and_views()
-        for number, step in enumerate(self._steps(order)):
-            view = views[step.run]
-            images = self._input(self.raw(step.run, view), step, number)
-            yield step.of(self._batch(step.run, view, images))
+        steps = self._steps(order)
+        index = torch.cat([step.run for step in steps])
+        cuts = self._cuts(index, views[index], [len(step.run) for step in steps])
+        for number, (step, cut) in enumerate(zip(steps, cuts, strict=True)):
+            images = self._input(self._pixels(cut), step, number)
+            yield step.of(self._batch(step.index, cut, images))

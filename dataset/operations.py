@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .loader import send
+
 SOLARIZE_ADD_THRESHOLD = 128
 
 
@@ -93,7 +95,7 @@ def turn_each(images: Tensor, degrees: Tensor) -> Tensor:
     across = torch.stack([cos, -sin * height / width, nothing], 1)
     down = torch.stack([sin * width / height, cos, nothing], 1)
     places = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
-    places = places.to(images.device)
+    places = send(places, images.device)
     return torch.nn.functional.grid_sample(images.float(), places, "nearest", align_corners=False).to(torch.uint8)
 
 
@@ -140,12 +142,12 @@ def apply_drawn(
         group = 2 * drawn + (minus & signed[drawn])
         order = group.argsort()
         sizes = torch.bincount(group, minlength=2 * len(table)).tolist()
-        parts = images[order.to(images.device)].split(sizes)
-        places = where[order].to(images.device).split(sizes)
+        parts = images[send(order, images.device)].split(sizes)
+        places = send(where[order], images.device).split(sizes)
         done = [
             table[number // 2].apply(part, -level[number // 2] if number % 2 else level[number // 2], spot)
             for number, (part, spot) in enumerate(zip(parts, places, strict=True))
             if len(part)
         ]
-        images = torch.cat(done)[order.argsort().to(images.device)]
+        images = torch.cat(done)[send(order.argsort(), images.device)]
     return images

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .contrast import ContrastLoader
-from .loader import VIEWS, Batch, Loader, epoch_generator
+from .loader import VIEWS, Batch, Loader, epoch_generator, send
 from .operations import Beside, Operation, apply_drawn, posterize, solarize, solarize_add, transforms
 
 MAGNITUDES = 30
@@ -42,7 +42,7 @@ def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
         pixel = torch.arange(size, device=images.device)
         # the far edge belongs to PIL's rectangles
         covered.append((pixel >= first) & (pixel <= first + value))
-    colour = torch.tensor(RECTANGLE_COLOUR, dtype=images.dtype, device=images.device)[:, None, None]
+    colour = send(torch.tensor(RECTANGLE_COLOUR, dtype=images.dtype), images.device)[:, None, None]
     return torch.where((covered[0][:, :, None] & covered[1][:, None, :])[:, None], colour, images)
 
 
@@ -136,7 +136,7 @@ def cutout(images: Tensor, centre: Tensor, length: int) -> Tensor:
         The images.
     """
     inside = []
-    for size, middle in zip(images.shape[-2:], centre.to(images.device).T, strict=True):
+    for size, middle in zip(images.shape[-2:], send(centre, images.device).T, strict=True):
         offset = torch.arange(size, device=images.device) - middle[:, None]
         inside.append((offset >= -(length // 2)) & (offset < length // 2))
     return images.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)

@@ -1,14 +1,54 @@
-"""The in-memory loader against torchvision's transforms, and what an epoch depends on."""
+"""The in-memory loader against torchvision's transforms, what an epoch depends on, what loaders send to a device."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_trees import make_folder
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional
 
+from dataset import Batch, DiskLoader, StrongLoader, folder
+from dataset.augment import Augmenter
 from dataset.cifar100 import MEAN, STD
-from dataset.loader import VIEWS, ImageData, MemoryLoader
+from dataset.loader import VIEWS, ImageData, MemoryLoader, send
+from distiller_zoo import Needs
+from helper.precision import Precision
+from helper.teacher import Teacher
+from helper.teacher_cache import LogitCache, cache_facts
+from models import model_dict
 
 CPU = torch.device("cpu")
+META = torch.device("meta")  # stands for a GPU: tensors without values, so that what asks for one fails
+
+
+class Copies(TorchDispatchMode):
+    """Records copies from the CPU to another device: of each, whether the host goes on meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.asynchronous = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Run a function of ATen, and look at it."""
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and args[0].device == CPU != result.device:
+            self.asynchronous.append(kwargs.get("non_blocking", False))
+        elif function is torch.ops.aten.copy_.default and args[1].device == CPU != args[0].device:
+            self.asynchronous.append(args[2] if len(args) > 2 else False)
+        return result
+
+
+def copies_by_batch(batches: Iterable[Batch]) -> list[list[bool]]:
+    """What `Copies` records of each batch, that before the first among the first's."""
+    found, seen = [], 0
+    with Copies() as copies:
+        for _ in batches:
+            found.append(copies.asynchronous[seen:])
+            seen = len(copies.asynchronous)
+    return found
 
 
 def some_images(count: int = 50, side: int = 32) -> ImageData:
@@ -96,3 +136,76 @@ def test_subset_takes_the_first_of_each_class():
     part = data.first_of_each_class(2)
     assert part.images.ravel().tolist() == [0, 1, 2, 4, 5, 8]
     assert part.labels.tolist() == [1, 0, 1, 0, 2, 2]
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("world", [1, 3])
+def test_what_an_epoch_needs_is_sent_before_its_first_batch(train: bool, world: int):
+    resident = MemoryLoader(some_images(), MEAN, STD, 8, META, train)
+    resident.shard(0, world)
+    for _ in range(2):
+        first, *later = copies_by_batch(resident)
+        assert first == [True] * 4  # positions, views, beginnings of crops, flips
+        assert later == [[]] * (6 if train or world == 1 else 2)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_of_batches_from_disk_the_pixels_alone_are_sent(tmp_path: Path, world: int):
+    reading = DiskLoader(folder.splits(make_folder(tmp_path))[0], (16, 16), MEAN, STD, 4, META, train=True)
+    reading.shard(0, world)
+    assert copies_by_batch(reading) == [[True, True], [True], [True], [True], [True]]
+
+
+def changed(kind: str) -> MemoryLoader | StrongLoader:
+    """A loader whose images are changed by numbers that are drawn on the CPU."""
+    resident = MemoryLoader(some_images(), MEAN, STD, 16, META, train=True)
+    if kind == "strong":
+        return StrongLoader(resident)
+    augmenter = Augmenter(9, 0, loader(some_images()).normalise, 0, rotation=15)  # it reads the mean
+    augmenter.normalise = resident.normalise
+    resident.augment(augmenter)
+    return resident
+
+
+@pytest.mark.parametrize("kind", ["strong", "augmented"])
+def test_what_is_drawn_for_a_batch_is_not_waited_for(kind: str):
+    for copies in copies_by_batch(changed(kind)):
+        assert copies
+        assert all(copies)
+
+
+def test_pinned_memory_is_what_is_sent_to_cuda(monkeypatch: pytest.MonkeyPatch):
+    """Without CUDA: what the tensor is asked for."""
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: asked.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: asked.append((device, how)) or self)
+    values = torch.arange(3)
+    for device in (torch.device("cuda"), CPU):
+        assert send(values, device) is values
+    how = {"non_blocking": True}
+    assert asked == ["pinned", (torch.device("cuda"), how), (CPU, how)]
+
+
+def test_precision_and_cache_leave_the_images_and_their_order_alone(tmp_path: Path):
+    torch.manual_seed(0)
+    network, data = model_dict["resnet8"](num_classes=5), some_images()
+
+    def places(batches: Iterable[Batch]) -> list[list[list[int]]]:
+        return [[part.tolist() for part in (batch.index, batch.view, batch.entry)] for batch in batches]
+
+    def epochs(dtype: torch.dtype, cached: bool) -> list[list[list[int]]]:
+        training, precision = loader(data, batch_size=4), Precision(CPU, dtype)
+        facts = cache_facts(network, training, precision)
+        cache = LogitCache(tmp_path, facts, training.samples, VIEWS, 5) if cached else None
+        teacher, found = Teacher(network, Needs(), precision, cache=cache), []
+        for epoch in (1, 2, 1):
+            training.set_epoch(epoch)
+            found += places(batch for batch, _ in teacher.answers(training))
+        return found
+
+    expected = epochs(torch.float32, cached=False)
+    assert len(expected) == 3 * 13
+    assert expected[:13] == expected[26:] == places(loader(data, batch_size=4))
+    assert expected[:13] != expected[13:26]
+    for dtype, cached in ((torch.float32, True), (torch.bfloat16, False), (torch.bfloat16, True)):
+        assert epochs(dtype, cached) == expected
