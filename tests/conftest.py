@@ -39,11 +39,11 @@ SMALL_DATA = f"""
 import runpy, sys, time
 from dataset import loader, shapes100
 shapes100.TRAIN_PER_CLASS, shapes100.TEST_PER_CLASS = {TRAIN_PER_CLASS}, {TEST_PER_CLASS}
-pause, batch = float(sys.argv[1]), loader.MemoryLoader.batch
+pause, batch = float(sys.argv[1]), loader.MemoryLoader._batch
 def slow_batch(*arguments):
     time.sleep(pause)
     return batch(*arguments)
-loader.MemoryLoader.batch = slow_batch
+loader.MemoryLoader._batch = slow_batch
 del sys.argv[:2]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
