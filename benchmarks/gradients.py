@@ -137,6 +137,7 @@ def bench(names: tuple[str, str], opt: argparse.Namespace, low: Precision) -> No
     pair = make_pair(names, loader, opt.path_t)
     trained, other = (Product(pair, loader, Precision(low.device, dtype)) for dtype in (torch.float32, low.dtype))
     if opt.compile:
+        torch.compiler.reset()  # it gives up on code that too many networks share
         other.step.compile(opt.batch)
     for group in trained.phase.optimizer.param_groups:
         group["lr"] = opt.learning_rate

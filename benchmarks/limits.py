@@ -8,8 +8,9 @@ of a buffer larger than the caches, whose bytes count twice, as read and as writ
 of the convolutions and matrix products: the teacher's forward pass, the student's three times, since a backward pass
 takes two products for each of the forward pass. (The gradient with respect to the images, which no one computes, is
 among them: less than 1 % of a step.) Floor is the time that they would take at the rate of the matrix product in the
-run's number format; a step also moves memory, normalises and activates, which no floor counts. Steps are LDRLD's, timed
-with the teacher's logits computed and with all of them from the cache.
+run's number format, measured just before the steps, since that of a shared machine drifts; a step also moves memory,
+normalises and activates, which no floor counts. Steps are LDRLD's, timed with the teacher's logits computed and with
+all of them from the cache.
 """
 
 from __future__ import annotations
@@ -51,24 +52,22 @@ def forward_flops(name: str, batch: int) -> int:
     return counter.get_total_flops()
 
 
-def bench(
-    names: tuple[str, str], loader: MemoryLoader, precision: Precision, rate: float, opt: argparse.Namespace
-) -> None:
+def bench(names: tuple[str, str], loader: MemoryLoader, precision: Precision, opt: argparse.Namespace) -> None:
     """Time the steps of a pair and print its line.
 
     Args:
         names: of teacher and student.
         loader: of the training set.
         precision: of the training.
-        rate: operations per second of the floor.
         opt: the command line.
     """
     product = Product(make_pair(names, loader, opt.path_t), loader, precision, opt.compile)
     teacher, student = (forward_flops(name, loader.batch_size) for name in names)
     columns = f"{' -> '.join(names):<26}{teacher / 1e9:>9.1f}{3 * student / 1e9:>9.1f}"
     for share, flops in ((None, teacher + 3 * student), (1.0, 3 * student)):
+        rate = gemm_rate(precision.dtype, precision.device, opt.side)
         floor, ms = 1000 * flops / rate, step_ms(product, share, opt.steps, opt.repeats)
-        columns += f"{floor:>12.2f}{ms:>9.2f}{ms / floor:>7.1f}"
+        columns += f"{rate / 1e9:>12,.0f}{floor:>9.2f}{ms:>9.2f}{ms / floor:>7.1f}"
     print(columns, flush=True)
 
 
@@ -83,18 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision = start(opt)
     train, _ = plain.read_images(opt)
     loader = memory_loader(train, opt.batch, precision.device)
-    rates = gemm_rates(precision.device, opt.side)
-    if precision.dtype not in rates:  # float16, of devices without bfloat16
-        rates[precision.dtype] = gemm_rate(precision.dtype, precision.device, opt.side)
     print(machine(precision.device))
-    print(f"{gemm_line(rates)} (side {opt.side})")
+    print(f"{gemm_line(gemm_rates(precision.device, opt.side))} (side {opt.side})")
     print(f"copy of {opt.copy} MiB: {copy_rate(precision.device, opt.copy) / 1e9:.1f} GB/s")
     print(f"steps of {opt.batch} images of {opt.dataset} in {precision.name}; times in ms\n")
-    print(f"{'':<26}{'GFLOP of':>9}{'':>9}{'logits computed':>28}{'full cache':>28}")
-    both = f"{'floor':>12}{'step':>9}{'ratio':>7}"
+    print(f"{'':<26}{'GFLOP of':>9}{'':>9}{'logits computed':>37}{'full cache':>37}")
+    both = f"{'GFLOP/s':>12}{'floor':>9}{'step':>9}{'ratio':>7}"
     print(f"{'teacher -> student':<26}{'teacher':>9}{'student':>9}{both}{both}")
     for names in opt.pairs:
-        bench(names, loader, precision, rates[precision.dtype], opt)
+        bench(names, loader, precision, opt)
 
 
 if __name__ == "__main__":

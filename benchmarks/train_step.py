@@ -10,6 +10,9 @@ as full as it is, on average, when epoch N begins after N - 1 epochs (epoch), or
 arbitrary values before the blocks, which takes no part in the timing, and lies in the system's temporary folder. Beside
 each ratio stands the machine's rate just before its blocks, in the number format of this project's training.
 
+Peak memory is the largest resident size of a process that does nothing but a few steps of one of both loops: one for
+the plain loop, whose images it loads itself, and one for this project's, uncompiled and without a cache.
+
 The plain loop's worker processes are idle while it is not its turn: each of its blocks begins with nothing prefetched
 and so waits for its first batch, which a real epoch does once in 782 steps. Long blocks (`--steps`) make that small.
 
@@ -23,13 +26,16 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import multiprocessing
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +78,7 @@ PARTS = ("data", "teacher", "student", "loss", "backward", "optimizer", "meters"
 TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 SIDE_HELP = "of the matrices whose product gives the machine's rate (2048)"
 WARMUP = 2  # pairs of blocks
+PEAK_STEPS = 3  # of a process whose memory is measured: the second one has gradients and momentum
 TESTS = 3  # of the student that are timed, in turn with blocks
 # blocks that need rows of a cache beside the timed ones: warm-ups, one more of `interleave` each time, those with the
 # tests, and one in parts
@@ -195,6 +202,7 @@ class Product:
         self.phase = make_phases(opt, self.step, weights, weights)[-1]
         self.phase.schedule.apply(self.phase.optimizer, 1)
         if compiled:
+            torch.compiler.reset()  # it gives up on code that too many networks share
             compile_step(self.step, self.teacher, loader, quiet=True)
         self.begin(1)
 
@@ -389,10 +397,37 @@ def memory_loader(data: ImageData, batch: int, device: torch.device, train: bool
 
 def peak_memory() -> str:
     """The largest resident size that this process had."""
-    if resource is None:
+    status = Path("/proc/self/status")  # of Linux, whose getrusage counts the process that started this one as well
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        size = 1024 * int(found[1])
+    elif resource:
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    else:
         return "unknown on this system"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MiB"
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def train_alone(loop: str, names: tuple[str, str], opt: argparse.Namespace) -> str:
+    """Do a few steps with one of both loops, in a process that does nothing else; returns its peak memory.
+
+    Args:
+        loop: plain or ours.
+        names: of teacher and student.
+        opt: the command line.
+    """
+    precision = start(opt)
+    train, _ = plain_loop.read_images(opt)
+    if loop == "plain":
+        few = ImageData(train.images[: opt.batch], train.labels[: opt.batch])  # the loop has no padded copy of all
+        pair_loader = memory_loader(few, opt.batch, precision.device)
+        plain = plain_copy(make_pair(names, pair_loader, opt.path_t), precision.device)
+        plain.train(plain_loop.train_stretch(train, opt.batch, 0, PEAK_STEPS))
+    else:
+        loader = memory_loader(train, opt.batch, precision.device)
+        del train  # of which the loader has a padded copy
+        Product(make_pair(names, loader, opt.path_t), loader, precision).run(PEAK_STEPS)
+    return peak_memory()
 
 
 def split_line(name: str, split: dict[str, float]) -> str:
@@ -421,7 +456,6 @@ class Bench:
     def pair(self, names: tuple[str, str]) -> None:
         """Time a pair and print its tables."""
         opt = self.opt
-        torch.compiler.reset()  # the compiler gives up on code that too many networks share
         pair = make_pair(names, self.loader, opt.path_t)
         plain = plain_copy(pair, self.precision.device)
         product = Product(pair, self.loader, self.precision, opt.compile)
@@ -447,8 +481,11 @@ class Bench:
         for name, split in splits.items():
             print(split_line(name, split))
         theirs = self.plain_test(plain, speeds)
-        print(f"  test of {TEST_IMAGES:,} images, share of an epoch: plain {theirs}; ours {', '.join(tests)}")
-        print(f"  peak memory of this process, which runs both loops: {peak_memory()} so far", flush=True)
+        print(
+            f"  test of {TEST_IMAGES:,} images, share of an epoch: plain {theirs}; ours {', '.join(tests)}", flush=True
+        )
+        peaks = ", ".join(f"{loop} {self.peak(loop, names)}" for loop in ("plain", "ours"))
+        print(f"  peak memory of {PEAK_STEPS} steps in a process, without a cache, uncompiled: {peaks}", flush=True)
 
     def compare(self, name: str, plain: plain_loop.Plain, product: Product) -> float:
         """Blocks of both in turn; prints the line and returns images/s of the plain loop."""
@@ -479,6 +516,12 @@ class Bench:
         blocks = TRAIN_IMAGES / (opt.steps * opt.batch)  # of an epoch
         shares = [100 * scale * ratio / (scale * ratio + blocks) for ratio in (c.ratio, c.low, c.high)]
         return f"{c.a_ms / 1000 * scale:.2f} s, {shares[0]:.1f} % ({shares[1]:.1f} to {shares[2]:.1f})"
+
+    def peak(self, loop: str, names: tuple[str, str]) -> str:
+        """`train_alone` in a new process, which has no memory of this one's."""
+        opt = argparse.Namespace(**{**vars(self.opt), "compile": False})
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(train_alone, loop, names, opt).result()
 
     def plain_test(self, plain: plain_loop.Plain, speeds: dict[str, float]) -> str:
         """The same of the plain loop, whose images/s in the blocks are known."""

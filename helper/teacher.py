@@ -23,7 +23,7 @@ from .errors import UserError
 from .inference import Inference
 from .meters import TestMeter
 from .precision import Precision
-from .teacher_cache import LogitCache
+from .teacher_cache import LogitCache, number_format
 
 # batches that a cache is asked for together: what it lacks of one alone would leave most of a teacher's batch empty
 AHEAD = 8
@@ -209,7 +209,7 @@ def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Pa
         dataset: its name.
         memory: JSON file in which the figures are remembered; an unreadable one is measured anew.
     """
-    key = f"{dataset} {teacher.precision.name} {teacher.digest}"
+    key = f"{dataset} {number_format(teacher.precision)} {teacher.digest}"
     known = _read_memory(memory) if distributed.is_main() else {}
     accuracy = distributed.share(known.get(key))
     if isinstance(accuracy, float):

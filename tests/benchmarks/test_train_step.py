@@ -36,7 +36,7 @@ for name, arguments in json.loads(sys.argv[1]).items():
         print({SEPARATOR!r}, end="")
     sys.argv = [name, *arguments]
     try:
-        runpy.run_module("benchmarks." + name, run_name="__main__")
+        runpy.run_module("benchmarks." + name, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         print("exit code", end.code, flush=True)
 """
@@ -54,13 +54,13 @@ COMMANDS = {
             r"full cache +100 % .* to [\d.]+ +[\d,]+\n",
             r"plain( +\d+\.\d\d){8}\n",
             r"; ours [\d.]+ s, [\d.]+ % \([\d.]+ to [\d.]+\) with no cache, .* with full cache\n",
-            "peak",
+            r"peak memory .*: plain [\d,]+ MiB, ours [\d,]+ MiB\n",
         ],
     ),
     "loader": (f"{TINY} --batch 8 --batches 2 --repeats 1 --workers 0", [r"\n +0( +\d+){2} +\d+\.\d  .* to "]),
     "limits": (
         f"{STEPS} --pairs resnet8-resnet8 --batch 8 --side 64 --copy 1",
-        [r"bfloat16 [\d,]+ GFLOP/s", r"copy of 1 MiB: [\d.]+ GB/s", r"resnet8 -> resnet8( +[\d.]+){8}\n"],
+        [r"bfloat16 [\d,]+ GFLOP/s", r"copy of 1 MiB: [\d.]+ GB/s", r"resnet8 -> resnet8( +[\d.,]+){10}\n"],
     ),
     "teacher": (
         f"{TINY} --side 64",
@@ -236,6 +236,7 @@ def test_benchmark_ends_well_and_prints_its_table(name: str, outputs: dict[str, 
         (loader_benchmark.main, "--data_folder {empty}", "--dataset noise"),
         (scaling.main, "--what all", "no 'all'"),
         (scaling.main, "--counts 63", "--counts must be from 64"),
+        (scaling.main, "--processes 2,80", "--processes 80 would share a batch of 64 images"),
     ],
 )
 def test_bad_input_is_one_line(
