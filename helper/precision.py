@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import platform
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,6 +15,9 @@ from . import cpu_convolution
 from .errors import UserError
 
 LOW_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+X86 = ("x86_64", "amd64", "x86", "i386", "i686")
+# times as fast as float32 that bfloat16 must be where it is timed: less is noise, and rounding is not for nothing
+WORTH_ROUNDING = 1.5
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,11 +43,41 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively (on a CPU: AMX or AVX512-BF16), so that it beats float32."""
+    """Whether the hardware multiplies bfloat16 so natively that it beats float32.
+
+    CUDA devices and x86 processors (AMX, AVX512-BF16) tell; others, such as arm64, are timed once.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (cpu_has_amx() or _cpu_has("_is_avx512_bf16_supported"))
+    if device.type != "cpu":
+        return False
+    return _x86_has_bfloat16() if platform.machine().lower() in X86 else _bfloat16_is_faster()
+
+
+def _x86_has_bfloat16() -> bool:
+    return cpu_has_amx() or _cpu_has("_is_avx512_bf16_supported")
+
+
+@functools.cache
+def _bfloat16_is_faster() -> bool:
+    """Whether a convolution and its gradients take this processor clearly less time in bfloat16 than in float32."""
+    return WORTH_ROUNDING * _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+
+
+@torch.enable_grad()
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    """The best of three, after one for nothing; it draws no random numbers."""
+    images, kernels = (
+        torch.ones(shape, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        for shape in ((4, 64, 16, 16), (64, 64, 3, 3))
+    )
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.nn.functional.conv2d(images, kernels, padding=1).sum().backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
 def cpu_has_amx() -> bool:
@@ -92,7 +128,7 @@ class Precision:
 
         Only where the processor multiplies bfloat16 natively: on what is slow elsewhere nothing is known.
         """
-        if self.device.type == "cpu" and self.dtype != torch.float32 and has_fast_bfloat16(self.device):
+        if self.device.type == "cpu" and self.dtype != torch.float32 and _x86_has_bfloat16():
             cpu_convolution.adapt(network, cpu_has_amx())
 
     def scaler(self) -> torch.amp.GradScaler:

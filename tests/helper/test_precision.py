@@ -1,0 +1,45 @@
+"""Which number format `--precision auto` takes."""
+
+import pytest
+import torch
+
+from helper import precision
+from helper.precision import Precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def arm64(monkeypatch):
+    """A processor that is not asked, since torch knows nothing of it."""
+    monkeypatch.setattr(precision.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(precision, "_cpu_has", lambda check: pytest.fail("asked for x86"))
+    precision._bfloat16_is_faster.cache_clear()
+    yield
+    precision._bfloat16_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(("bfloat16", "name"), [(1.0, "bf16"), (1.9, "bf16"), (2.1, "fp32"), (9.0, "fp32")])
+def test_other_processors_than_x86_are_timed_once(arm64, monkeypatch, bfloat16, name):
+    seconds = {torch.bfloat16: bfloat16, torch.float32: 3.0}
+    timed = []
+    monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: timed.append(dtype) or seconds[dtype])
+    assert [Precision.choose("auto", CPU).name for _ in range(2)] == [name, name]
+    assert len(timed) == 2
+    assert [Precision.choose(given, CPU).name for given in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+def test_what_is_timed_learns(arm64):
+    before = torch.random.get_rng_state()
+    assert all(precision._convolution_seconds(dtype) > 0 for dtype in (torch.bfloat16, torch.float32))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [(["_is_amx_tile_supported"], "bf16"), (["_is_avx512_bf16_supported"], "bf16"), (["_is_avx2_supported"], "fp32")],
+)
+def test_x86_processors_are_asked(monkeypatch, flags, name):
+    monkeypatch.setattr(precision.platform, "machine", lambda: "AMD64")
+    monkeypatch.setattr(precision, "_cpu_has", flags.__contains__)
+    assert Precision.choose("auto", CPU).name == name
