@@ -126,7 +126,7 @@ class Precision:
     def spare_slow_operations(self, network: nn.Module) -> None:
         """Let the operations of a network that the low format would slow down take another form; see `adapt`.
 
-        Only where the processor multiplies bfloat16 natively: on what is slow elsewhere nothing is known.
+        Only on x86 processors that multiply bfloat16 natively: on what is slow elsewhere nothing is known.
         """
         if self.device.type == "cpu" and self.dtype != torch.float32 and _x86_has_bfloat16():
             cpu_convolution.adapt(network, cpu_has_amx())
