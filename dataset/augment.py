@@ -16,12 +16,13 @@ pixel, black beside the image.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .loader import Normaliser, Share, epoch_generator, send
-from .operations import Beside, Operation, apply_drawn, posterize, solarize, transforms, turn_each
+from .operations import Beside, Operation, apply_drawn, posterize, sharpen, solarize, transforms
 
 MAGNITUDES = 10
 LARGEST_ROTATION = 180  # degrees
@@ -31,14 +32,15 @@ KEPT = 0.5  # probability that an operation that was drawn is applied
 SMALLEST_FACTOR = 0.1  # of colour, contrast, brightness and sharpness
 AREA = (0.02, 1 / 3)  # of what is erased, of the image
 ASPECT = (0.3, 1 / 0.3)  # its height by its width
+BLACK = Beside()
 ATTEMPTS = 10  # at a rectangle that is smaller than the image
 
 
-def _enhance(name: str) -> Operation:
-    """One of torchvision's mixtures with a changed image: by a factor of 1 for no change."""
+def _enhance(mixed: Callable[[Tensor, float], Tensor]) -> Operation:
+    """A mixture of images with changed ones: by a factor of 1 for no change."""
 
     def apply(images: Tensor, value: float, _place: Tensor) -> Tensor:
-        return getattr(transforms(), name)(images, max(SMALLEST_FACTOR, 1 + value))
+        return mixed(images, max(SMALLEST_FACTOR, 1 + value))
 
     return Operation(0, 0.9, apply, signed=True)
 
@@ -64,10 +66,10 @@ def operations(beside: Beside) -> dict[str, Operation]:
         "PosterizeIncreasing": Operation(0, 4, lambda images, value, place: posterize(images, max(1, 4 - int(value)))),
         "SolarizeIncreasing": Operation(0, 256, lambda images, value, place: solarize(images, 256 - int(value))),
         "SolarizeAdd": Operation(0, 110, _brighten),
-        "ColorIncreasing": _enhance("adjust_saturation"),
-        "ContrastIncreasing": _enhance("adjust_contrast"),
-        "BrightnessIncreasing": _enhance("adjust_brightness"),
-        "SharpnessIncreasing": _enhance("adjust_sharpness"),
+        "ColorIncreasing": _enhance(lambda images, factor: transforms().adjust_saturation(images, factor)),
+        "ContrastIncreasing": _enhance(lambda images, factor: transforms().adjust_contrast(images, factor)),
+        "BrightnessIncreasing": _enhance(lambda images, factor: transforms().adjust_brightness(images, factor)),
+        "SharpnessIncreasing": _enhance(sharpen),
         "ShearX": Operation(0, 0.3, lambda images, value, place: beside.shear(images, x=value), signed=True),
         "ShearY": Operation(0, 0.3, lambda images, value, place: beside.shear(images, y=value), signed=True),
         "TranslateXRel": Operation(
@@ -124,7 +126,7 @@ class Augmenter:
         generator = epoch_generator(self.seed, epoch, 5, index=step)
         if self.rotation:
             angles = self.rotation * (2 * torch.rand(len(share.whole), generator=generator) - 1)
-            pixels = turn_each(pixels, angles[share.rows])
+            pixels = BLACK.rotate(pixels, angles[share.rows])
         if self.magnitude:
             pixels = self._rand_augment(pixels, share, generator)
         images = self.normalise(pixels)

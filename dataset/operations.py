@@ -1,13 +1,13 @@
 """Operations on uint8 images of which RandAugment (Cubuk et al., 2020) chooses some at random.
 
-They are those of torchvision.transforms.v2.functional, each applied once to all images of a batch that drew it. Some
-grey levels come out 1 away from PIL's, and pixels of turned images may come from a neighbour.
+Each is applied once to all images of a batch that drew it. They are those of torchvision.transforms.v2.functional, but
+for some whose numbers torchvision sends to the device while the host waits. Some grey levels come out 1 away from
+PIL's, and pixels of turned images may come from a neighbour.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -58,45 +58,57 @@ class Beside(NamedTuple):
     colour: tuple[float, ...] = (0.0, 0.0, 0.0)
     interpolation: str = "nearest"
 
-    def _sampled(self) -> dict[str, object]:
-        from torchvision.transforms import InterpolationMode
+    def sample(self, images: Tensor, maps: Tensor) -> Tensor:
+        """Images whose pixels come from other places of the given ones.
 
-        return {"interpolation": InterpolationMode(self.interpolation), "fill": list(self.colour)}
+        Args:
+            images: (B, 3, H, W) uint8.
+            maps: (B, 2, 3) or, for all images, (1, 2, 3), on the CPU: from the result's places (x, y, 1) to the
+                image's, in units of half a side from its centre.
+        """
+        places = torch.nn.functional.affine_grid(maps, [len(maps), *images.shape[1:]], align_corners=False)
+        places = send(places, images.device).expand(len(images), -1, -1, -1)
+        colour = send(torch.tensor(self.colour, dtype=torch.float32), images.device)[:, None, None]
+        # less the colour, since what lies beside is 0
+        found = torch.nn.functional.grid_sample(images - colour, places, self.interpolation, align_corners=False)
+        return found.add_(colour).round_().to(torch.uint8)
 
-    def _affine(self, images: Tensor, **change: object) -> Tensor:
-        parts = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **change}
-        return transforms().affine(images, **parts, **self._sampled())
-
-    def rotate(self, images: Tensor, degrees: float) -> Tensor:
-        """Turn counterclockwise about the centre."""
-        return transforms().rotate(images, degrees, **self._sampled())
+    def rotate(self, images: Tensor, degrees: float | Tensor) -> Tensor:
+        """Turn counterclockwise about the centre, all images alike or each by its own angle (B,)."""
+        height, width = images.shape[2:]
+        angles = torch.as_tensor(degrees, dtype=torch.float64).reshape(-1).deg2rad()
+        cos, sin, nothing = angles.cos(), angles.sin(), torch.zeros_like(angles)
+        across = torch.stack([cos, -sin * height / width, nothing], 1)
+        down = torch.stack([sin * width / height, cos, nothing], 1)
+        return self.sample(images, torch.stack([across, down], 1).float())
 
     def shear(self, images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
         """Shear by slopes about the upper left corner, as PIL's affine transform does."""
-        degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
-        return self._affine(images, shear=degrees, center=[0, 0])
+        height, width = images.shape[2:]
+        x, y = x * height / width, y * width / height
+        return self.sample(images, torch.tensor([[[1, x, x], [y, 1, y]]]))
 
     def shift(self, images: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
         """Shift by pixels to the left and up, as PIL's affine transform does."""
-        return self._affine(images, translate=[-x, -y])
+        height, width = images.shape[2:]
+        return self.sample(images, torch.tensor([[[1, 0, 2 * x / width], [0, 1, 2 * y / height]]]))
 
 
-def turn_each(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn every image counterclockwise about its centre; what lies beside it is black, a pixel is its nearest one.
+def sharpen(images: Tensor, factor: float) -> Tensor:
+    """Mix images (B, 3, H, W), uint8, with their smoothed version: 0 gives that, 1 the image, and more sharpens.
 
-    Args:
-        images: (B, 3, H, W) uint8.
-        degrees: (B,) its own angle.
+    As PIL does it: smoothed are the inner pixels, each with a weight of 5 to its neighbours' 1.
     """
-    height, width = images.shape[2:]
-    cos, sin = (function(torch.deg2rad(degrees)) for function in (torch.cos, torch.sin))
-    nothing = torch.zeros_like(cos)
-    # from the result's places to the image's, both in units of half a side
-    across = torch.stack([cos, -sin * height / width, nothing], 1)
-    down = torch.stack([sin * width / height, cos, nothing], 1)
-    places = torch.nn.functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
-    places = send(places, images.device)
-    return torch.nn.functional.grid_sample(images.float(), places, "nearest", align_corners=False).to(torch.uint8)
+    if min(images.shape[2:]) < 3:
+        return images
+    inner, sums = images[..., 1:-1, 1:-1].float(), images.float()
+    for rows_or_columns in (2, 3):
+        length = sums.shape[rows_or_columns] - 2
+        sums = sum(sums.narrow(rows_or_columns, first, length) for first in range(3))
+    smooth = ((sums + 4 * inner) / 13).round_()
+    mixed = images.clone()
+    mixed[..., 1:-1, 1:-1] = inner.add_(smooth - inner, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
+    return mixed
 
 
 def posterize(images: Tensor, bits: int) -> Tensor:

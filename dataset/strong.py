@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .contrast import ContrastLoader
 from .loader import VIEWS, Batch, Loader, epoch_generator, send
-from .operations import Beside, Operation, apply_drawn, posterize, solarize, solarize_add, transforms
+from .operations import Beside, Operation, apply_drawn, posterize, sharpen, solarize, solarize_add, transforms
 
 MAGNITUDES = 30
 RECTANGLE_COLOUR = (125, 123, 114)
@@ -57,7 +57,7 @@ OPERATIONS: dict[str, Operation] = {
     "Color": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_saturation(images, value)),
     "Contrast": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_contrast(images, value)),
     "Brightness": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_brightness(images, value)),
-    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: transforms().adjust_sharpness(images, value)),
+    "Sharpness": Operation(0.1, 1.9, lambda images, value, place: sharpen(images, value)),
     "ShearX": Operation(0, 0.3, lambda images, value, place: BLACK.shear(images, x=value), signed=True),
     "ShearY": Operation(0, 0.3, lambda images, value, place: BLACK.shear(images, y=value), signed=True),
     "CutoutAbs": Operation(0, 40, _rectangle),

@@ -12,7 +12,7 @@ from torchvision.transforms import functional
 from dataset import ContrastLoader, ContrastSampler, ImageData, MemoryLoader, StrongLoader, augment
 from dataset.augment import Augmenter, operations, rectangles
 from dataset.loader import Share
-from dataset.operations import Beside, turn_each
+from dataset.operations import Beside
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -193,7 +193,7 @@ def test_arguments_out_of_range_are_refused(magnitude, erasing):
 def test_each_image_is_turned_as_torchvision_turns_one(side):
     images = torch.from_numpy(some_images(side=side)).permute(0, 3, 1, 2)
     degrees = torch.linspace(-180, 180, len(images))
-    for image, angle, found in zip(images, degrees.tolist(), turn_each(images, degrees), strict=True):
+    for image, angle, found in zip(images, degrees.tolist(), Beside().rotate(images, degrees), strict=True):
         other = (found != functional.rotate(image, angle)).any(0)
         assert other.float().mean() < 0.01  # where two pixels are equally near
 
@@ -212,7 +212,7 @@ def test_rotations_take_the_place_of_shifts():
 
 def test_angles_are_uniform_up_to_the_largest(monkeypatch):
     drawn = []
-    monkeypatch.setattr(augment, "turn_each", lambda images, degrees: drawn.append(degrees) or images)
+    monkeypatch.setattr(Beside, "rotate", lambda self, images, degrees: drawn.append(degrees) or images)
     epoch(training(0, 0, samples=2000, rotation=20.0))
     angles = torch.cat(drawn)
     assert 19 < angles.max() <= 20

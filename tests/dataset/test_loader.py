@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from image_trees import make_folder
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional
 
@@ -22,6 +23,21 @@ from models import model_dict
 
 CPU = torch.device("cpu")
 META = torch.device("meta")  # stands for a GPU: tensors without values, so that what asks for one fails
+
+
+class Made(TorchFunctionMode):
+    """Records tensors that are made of Python's numbers on another device than the CPU: the host waits for each."""
+
+    def __init__(self, waited: list[bool]):
+        super().__init__()
+        self.waited = waited
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Run a function of torch, and look at it."""
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor) and result.device != CPU:
+            self.waited.append(False)
+        return result
 
 
 class Copies(TorchDispatchMode):
@@ -44,7 +60,7 @@ class Copies(TorchDispatchMode):
 def copies_by_batch(batches: Iterable[Batch]) -> list[list[bool]]:
     """What `Copies` records of each batch, that before the first among the first's."""
     found, seen = [], 0
-    with Copies() as copies:
+    with Copies() as copies, Made(copies.asynchronous):
         for _ in batches:
             found.append(copies.asynchronous[seen:])
             seen = len(copies.asynchronous)
