@@ -142,7 +142,7 @@ class Inference:
             return self._run(images)
         # one shape only, so that nothing is fused twice
         padded = torch.cat([images, images[:1].expand(-len(images) % self.size, -1, -1, -1)])
-        return torch.cat([self._run(chunk) for chunk in padded.split(self.size)])[: len(images)]
+        return torch.cat([self._run_fused(chunk) for chunk in padded.split(self.size)])[: len(images)]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -154,6 +154,13 @@ class Inference:
                 self.own.state_dict().values(), self._built(self.lowered).state_dict().values(), strict=True
             ):
                 old.copy_(new)
+
+    def _run_fused(self, images: Tensor) -> Tensor:
+        """Logits of images (size, 3, H, W), in memory of their own."""
+        if not self.compiled:
+            return self._run(images)
+        torch.compiler.cudagraph_mark_step_begin()
+        return self._run(images).clone()  # the next run of a CUDA graph overwrites what this one gave
 
     def _run(self, images: Tensor) -> Tensor:
         if self.lowered:
@@ -185,7 +192,9 @@ class Inference:
         if self.lowered:
             self.precision.spare_slow_operations(self.own)
         if self.compiled and self.module is self.own:
-            self.module = torch.compile(self.own, dynamic=False, options={"freezing": not self.learns})
+            # CUDA graphs: every batch has this size
+            options = {"freezing": not self.learns, "triton.cudagraphs": self.precision.device.type == "cuda"}
+            self.module = torch.compile(self.own, dynamic=False, options=options)
 
     def _fused(self) -> Callable[[Tensor], Tensor] | None:
         """The own network fused; None where that is not wanted or not possible.

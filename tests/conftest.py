@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import hypothesis
@@ -266,6 +266,67 @@ def killed_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
                 command(*arguments, **options)
 
     return run
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    """All tensors in containers and data classes."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors([*value.values()])
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        yield from _tensors([getattr(value, field.name) for field in fields(value)])
+
+
+class CudaGraphs:
+    """Stands for compiled code with CUDA graphs: their results and gradients are lost when another step begins.
+
+    Attributes:
+        options: what each compilation was asked for.
+        begun: steps so far.
+    """
+
+    def __init__(self) -> None:
+        self.options: list[dict] = []
+        self.begun = 0
+        self._lost: list[torch.Tensor] = []
+        self._parameters: list[torch.nn.Parameter] = []
+
+    def compile(self, function: Callable, **options: object) -> Callable:
+        """What stands for torch.compile: the function, whose results do not last."""
+        own = getattr(function, "__self__", function)
+        if not isinstance(own, torch.nn.Module):  # a trial of the compiler
+            return function
+        self._parameters += own.parameters()
+        self.options.append(options)
+
+        def run(*arguments: object) -> object:
+            result = function(*arguments)
+            kept = {t.untyped_storage().data_ptr() for t in _tensors([arguments, *own.state_dict().values()])}
+            self._lost += [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in kept]
+            return result
+
+        return run
+
+    def begin(self) -> None:
+        """What stands for torch.compiler.cudagraph_mark_step_begin."""
+        self.begun += 1
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        for tensor in (*self._lost, *gradients):
+            tensor.detach().fill_(float("nan") if tensor.is_floating_point() else 0)
+        self._lost.clear()
+
+
+@pytest.fixture
+def cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> CudaGraphs:
+    """What torch.compile is for a test."""
+    graphs = CudaGraphs()
+    monkeypatch.setattr(torch, "compile", graphs.compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", graphs.begin)
+    return graphs
 
 
 @pytest.fixture(scope="session")

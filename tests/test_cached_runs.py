@@ -165,6 +165,24 @@ def test_compiled_runs_learn_the_same_and_compile_once(distil, graphs, method):
         torch.testing.assert_close(value, weights(compiled)[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["ldrld", "crd -b 0.8", "mlkd", "kd --curriculum_T --decay_loops 4"])
+def test_no_result_of_a_step_is_read_once_the_next_has_begun(distil, cuda_graphs, monkeypatch, method):
+    """As CUDA graphs overwrite them; the teacher's answers to several batches, too."""
+    monkeypatch.setattr(helper.setup, "_time_both", lambda *_: (1.0, 2.0))
+    flags = ("--distill", *method.split(), "--precision", "fp32", "--batch_size", 16, "--print_freq", 2)
+    plain, _ = distil(*flags, save="plain")
+    assert not cuda_graphs.options
+    graphs, _ = distil(*flags, "--compile", save="graphs")
+    assert cuda_graphs.begun > 2 * 100 // 16
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(value, weights(graphs)[key], rtol=1e-4, atol=1e-5)
+    for one, other in zip(rows(plain), rows(graphs), strict=True):
+        timed = ("seconds", "images_per_second")
+        assert other == {
+            key: other[key] if key in timed else pytest.approx(fact, rel=1e-3) for key, fact in one.items()
+        }
+
+
 @pytest.mark.parametrize("slower", ["compiled", "uncompiled"])
 def test_a_step_that_is_slower_compiled_runs_as_it_is(call, teacher, tmp_path, small_data, monkeypatch, slower):
     """The compiler's results, or what they replace, are slowed down."""

@@ -135,6 +135,23 @@ def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
     assert set(seen) == {4}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@torch.no_grad()
+def test_compiled_for_cuda_it_runs_as_graphs_whose_results_it_copies(images, device, cuda_graphs, monkeypatch):
+    """Without CUDA: its precision is said to be one of CUDA, its tensors are the CPU's."""
+    monkeypatch.setattr(cpu_graph, "fuse", lambda *_, **__: None)
+    network = trained_looking("resnet8")
+    inference = Inference(network, Precision(torch.device(device), torch.float32), size=4, compiled=True)
+    expected = network(images)
+    first, second = inference(images), inference(images[:3])
+    torch.testing.assert_close(first, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(second, expected[:3], rtol=1e-3, atol=1e-3)
+    assert cuda_graphs.options == [
+        {"dynamic": False, "options": {"freezing": True, "triton.cudagraphs": device == "cuda"}}
+    ]
+    assert cuda_graphs.begun == 3
+
+
 def move(network: nn.Module) -> None:
     """Change weights and statistics as training does."""
     with torch.no_grad():
