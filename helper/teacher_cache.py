@@ -39,6 +39,7 @@ except ImportError:  # Windows
 
 VERSION = 2
 FILL_BATCH = 500
+UNFINISHED = ".tmp"
 ASKED = 4  # images whose logits tell networks apart
 # relative, of these logits' norm: what devices, threads and TF32 may change; another function changes more
 LARGEST_DIFFERENCE = 0.01
@@ -108,19 +109,20 @@ def _note(text: str) -> None:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def _alone(root: Path) -> Iterator[bool]:
     """Let one process at a time through the block, of all that use the tables in a folder.
 
-    Where the system or the file system knows no locks of folders, it lets all through.
+    Where the system or the file system knows no locks of folders, it lets all through and gives False.
     """
     if fcntl is None:
-        yield
+        yield False
         return
-    folder = os.open(root, os.O_RDONLY)
+    folder, locked = os.open(root, os.O_RDONLY), False
     try:
         with suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
+            locked = True
+        yield locked
     finally:
         os.close(folder)
 
@@ -282,7 +284,10 @@ class LogitCache:
         if not root.exists():
             self._check_room()
             root.mkdir(parents=True, exist_ok=True)
-        with _alone(root):
+        with _alone(root) as alone:
+            # what is being made is made in this block: what is there now was left by a process that was killed in it
+            for remains in root.glob(f".*{UNFINISHED}") if alone else ():
+                shutil.rmtree(remains, ignore_errors=True)
             self._find_or_create()
         values, state = (self.folder / name for name in self._files)
         self._values = np.memmap(values, np.float16, "r", shape=(self.samples * self.views, self.classes))
@@ -353,7 +358,7 @@ class LogitCache:
         """Make the empty table in another place, then move it: whoever finds it finds all of it."""
         self._check_room()
         name = self.folder.name
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=self.folder.parent) as place:
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=UNFINISHED, dir=self.folder.parent) as place:
             made = Path(place) / name  # not the place itself, which is closed to other users
             made.mkdir()
             for file_name, size in self._files.items():

@@ -381,6 +381,26 @@ def test_a_table_that_could_not_be_made_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_a_process_left_that_was_killed_while_it_made_a_table_is_removed(tmp_path, monkeypatch, locks):
+    root, copy, left = tmp_path / "cache", tmp_path / "copy", []
+
+    def killed(path, _):
+        left.append(path.parent.parent)
+        shutil.copytree(left[0], copy)
+        raise RunError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_cache, "write_json", killed)
+        with pytest.raises(UserError, match="killed"):
+            open_cache(root)
+    copy.rename(left[0])
+    if not locks:  # it may still be at work
+        monkeypatch.setattr(teacher_cache, "fcntl", None)
+    folder = open_cache(root).folder
+    assert set(root.iterdir()) == ({folder} if locks and teacher_cache.fcntl else {folder, left[0]})
+
+
 def test_others_may_read_a_new_table(tmp_path):
     before = os.umask(0o022)
     try:
