@@ -28,6 +28,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# before there are connections: they would become defaults of this module's functions and outlive the run, and a thread
+# of theirs can abort a process that ends. Optimizers import it.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
@@ -67,9 +71,14 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         """Join the others, run, and leave."""
         start()
-        main()
-        if size() > 1:
-            dist.destroy_process_group()
+        failed = True
+        try:
+            main()
+            failed = False
+        finally:
+            # nccl would wait for what a process that has failed no longer answers
+            if size() > 1 and not (failed and dist.get_backend() != "gloo"):
+                dist.destroy_process_group()
 
     return run
 

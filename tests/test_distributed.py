@@ -202,15 +202,24 @@ def exchanges() -> dict:
 # Two processes
 
 
+def native_threads() -> list[str]:
+    """Names of this process's threads, of those not made by Python, too; none where the system does not tell."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 def work(number: int, port: int, folder: str, cases: dict) -> None:
-    """One of several processes: run the cases and save what they give."""
+    """One of several processes: run the cases and save what they give, and the threads that it then still has."""
+
+    def run() -> None:
+        torch.save({name: case() for name, case in cases.items()}, Path(folder) / f"{number}.pt")
+
     torch.set_num_threads(1)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number)}
     os.environ.update(where, RANK=str(number), WORLD_SIZE=str(PROCESSES))
     Output.float = lambda self: self  # the networks are in float64
     try:
-        distributed.start()
-        torch.save({name: case() for name, case in cases.items()}, Path(folder) / f"{number}.pt")
+        distributed.together(run)()
+        (Path(folder) / f"{number}.json").write_text(json.dumps(native_threads()))
     except Exception:
         (Path(folder) / f"{number}.txt").write_text(traceback.format_exc())
         os._exit(1)
@@ -225,7 +234,9 @@ def spawn(folder: Path, cases: dict) -> list[dict]:
         torch.multiprocessing.spawn(work, (port, str(folder), cases), nprocs=PROCESSES)
     except torch.multiprocessing.ProcessExitedException:
         pytest.fail("\n".join(path.read_text() for path in sorted(folder.glob("*.txt"))))
-    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(PROCESSES)]
+    left = [json.loads((folder / f"{number}.json").read_text()) for number in range(PROCESSES)]
+    found = [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(PROCESSES)]
+    return [{**process, "threads": threads} for process, threads in zip(found, left, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +302,11 @@ def test_small_exchanges(found):
     for process in (main, other):
         assert torch.equal(process["buffers"], torch.full((3,), 0.5))
         assert torch.equal(process["weight"], torch.zeros(3))
+
+
+def test_connections_end_with_the_run(found):
+    """A thread of theirs that lived until the interpreter ends could abort the process."""
+    assert not [name for process in found for name in process["threads"] if "gloo" in name]
 
 
 # Shares of a batch
