@@ -5,5 +5,4 @@ cd "$(dirname "$0")/.."
 sh scripts/setup.sh requirements.txt tests/requirements.txt
 # one thread a process: several processes with several threads each would wait for one another
 export OMP_NUM_THREADS=1
-# tests of a group share what is costly to make: one process makes it
-exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist loadgroup "$@"
+exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" "$@"

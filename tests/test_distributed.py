@@ -46,7 +46,6 @@ SIDE = 16  # pixels
 LOOK = ((0.5,) * 3, (0.25,) * 3)
 SMALL = {"crd": {"nce_k": 12, "feat_dim": 16}}
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
-from_two_processes = pytest.mark.xdist_group("what two processes found")
 
 
 # What both a single process and one of several run
@@ -266,7 +265,6 @@ def assert_close(found, expected, path=""):
         torch.testing.assert_close(found, expected, **CLOSE, equal_nan=True, msg=lambda m: f"{path}: {m}")
 
 
-@from_two_processes
 @pytest.mark.parametrize("case", LONG)
 def test_twenty_steps_are_those_of_one_process(found, expected, case):
     alone = expected(case)
@@ -275,14 +273,12 @@ def test_twenty_steps_are_those_of_one_process(found, expected, case):
         assert_close(process[case], alone)
 
 
-@from_two_processes
 @pytest.mark.parametrize("case", LONG)
 def test_all_processes_have_the_same_weights_bit_for_bit(found, case):
     first, second = (process[case]["state"] for process in found)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@from_two_processes
 @pytest.mark.parametrize("case", SHORT)
 def test_a_step_of_every_method_is_that_of_one_process(found, expected, case):
     alone = expected(case)
@@ -290,13 +286,11 @@ def test_a_step_of_every_method_is_that_of_one_process(found, expected, case):
         assert_close(process[case], alone)
 
 
-@from_two_processes
 def test_figures_of_a_shared_test_set(found, expected):
     for process in found:
         torch.testing.assert_close(process["figures"], expected("figures"), rtol=1e-6, atol=0)
 
 
-@from_two_processes
 def test_small_exchanges(found):
     main, other = (process["exchanges"] for process in found)
     assert main["shared"]["a"] == other["shared"]["a"] == [0, None, "x"]
@@ -310,7 +304,6 @@ def test_small_exchanges(found):
         assert torch.equal(process["weight"], torch.zeros(3))
 
 
-@from_two_processes
 def test_connections_end_with_the_run(found):
     """A thread of theirs that lived until the interpreter ends could abort the process."""
     assert not [name for process in found for name in process["threads"] if "gloo" in name]

@@ -217,7 +217,6 @@ def outputs(environment: dict[str, str], teacher: Path) -> dict[str, str]:
     return dict(zip(commands, parts, strict=True))
 
 
-@pytest.mark.xdist_group("outputs of benchmarks")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_benchmark_ends_well_and_prints_its_table(name: str, outputs: dict[str, str]) -> None:
     out = outputs[name]
