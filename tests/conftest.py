@@ -17,6 +17,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 import helper.errors
 from dataset import shapes100
@@ -30,6 +32,7 @@ hypothesis.settings.load_profile("fixed")
 REPOSITORY = Path(__file__).resolve().parent.parent
 # images of each class, so that an epoch takes a fraction of a second
 TRAIN_PER_CLASS, TEST_PER_CLASS = 1, 1
+COSTLY_FIXTURES = ("test_distributed.py", "benchmarks/test_train_step.py")
 LONGEST_WAIT = 120  # seconds for a process, on a machine that does other things, too
 
 PAUSE = 0.3  # seconds that a batch lasts in a process that a signal is to meet in the middle of an epoch
@@ -61,6 +64,19 @@ class Result:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the summary short: tensorboard_logger's generated code warns about itself on every import."""
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:tensorboard_logger.*")
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives files whose fixtures are costly to one worker, and the tests of others one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file if file.endswith(COSTLY_FIXTURES) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Choose who runs which test where several processes do."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
