@@ -138,7 +138,7 @@ def bench(names: tuple[str, str], opt: argparse.Namespace, low: Precision) -> No
     trained, other = (Product(pair, loader, Precision(low.device, dtype)) for dtype in (torch.float32, low.dtype))
     if opt.compile:
         torch.compiler.reset()  # it gives up on code that too many networks share
-        other.step.compile(opt.batch)
+        other.step.compile(opt.batch, opt.batch)
     for group in trained.phase.optimizer.param_groups:
         group["lr"] = opt.learning_rate
     print(f"\n{names[0]} -> {names[1]}, {low.name}, {opt.batches} batches of {opt.batch}{', compiled' * opt.compile}")

@@ -136,7 +136,8 @@ class Augmenter:
         noise = epoch_generator(self.seed, epoch, 6, images.device, index=step)
         # as much as all processes have together, so that every image gets its own whoever has it
         values = torch.randn(len(share.whole), *images.shape[1:], generator=noise, device=images.device)
-        return torch.where(send(hole, images.device)[:, None], values[share.rows], images)
+        values = values[share.rows].contiguous(memory_format=torch.channels_last)
+        return torch.where(send(hole, images.device)[:, None], values, images)
 
     def _rand_augment(self, pixels: Tensor, share: Share, generator: torch.Generator) -> Tensor:
         count, known = len(share.whole), len(self.table) - 1

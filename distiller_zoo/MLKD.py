@@ -134,8 +134,10 @@ def mlkd_terms(
     Returns:
         Unweighted scalars >= 0.
     """
-    first = torch.as_tensor(temperature, dtype=views.weak_s.dtype, device=views.weak_s.device).view(1)
-    temperatures = torch.cat([first, first.new_tensor(TEMPERATURES)])
+    logits = views.weak_s
+    first = temperature.to(logits).view(1) if isinstance(temperature, Tensor) else logits.new_full((1,), temperature)
+    # filled on the device: the host would wait for a copy of the numbers
+    temperatures = torch.cat([first, *(logits.new_full((1,), number) for number in TEMPERATURES)])
 
     def log_pair(student: Tensor, teacher: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
         return soften(student, teacher.detach(), temperatures[:count])

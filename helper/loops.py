@@ -43,17 +43,22 @@ class TrainStep(nn.Module):
         self.student, self.method, self.precision = student, method, precision
         self.processes, self.sync_bn = distributed.size(), sync_bn
         self.compiled: Callable | None = None
-        self.compiled_size = 0
+        self.compiled_sizes = (0, 0)
 
-    def compile(self, batch_size: int) -> None:
-        """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are."""
+    def compile(self, share: int, whole: int) -> None:
+        """Let torch.compile fuse student, adapters and losses for batches of one size; others run as they are.
+
+        Args:
+            share: images of such a batch that this process runs.
+            whole: those of all processes.
+        """
         # CUDA graphs need static shapes, which full batches have
         mode = "reduce-overhead" if self.precision.device.type == "cuda" else "default"
         if self.precision.device.type == "cpu" and not self.precision.plain:
             cpu_normalisation.adapt(self.student)
         if self.processes > 1:  # what is exchanged with others is no part of a graph
             self._gathered_step = torch.compiler.disable(self._gathered_step)
-        self.compiled, self.compiled_size = torch.compile(self._forward, dynamic=False, mode=mode), batch_size
+        self.compiled, self.compiled_sizes = torch.compile(self._forward, dynamic=False, mode=mode), (share, whole)
 
     def _norms(self, batch: Batch) -> AbstractContextManager:
         if self.sync_bn and self.processes > 1:
@@ -114,7 +119,7 @@ class TrainStep(nn.Module):
         Returns:
             The step as the method saw it, of the whole batch, and the unweighted terms by name, float32 scalars.
         """
-        if self.compiled and len(batch.target) == self.compiled_size:
+        if self.compiled and (len(batch.target), len(batch.whole)) == self.compiled_sizes:
             torch.compiler.cudagraph_mark_step_begin()
             # a tensor, since the compiler takes a number for a constant
             number = torch.full((), epoch, dtype=torch.float32, device=self.precision.device)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from . import cpu_convolution
-from .errors import UserError
+from . import cpu_convolution, distributed
+from .errors import RunError, UserError
+from .memory import recall, remember
 
 LOW_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 X86 = ("x86_64", "amd64", "x86", "i386", "i686")
@@ -42,17 +44,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device, memory: Path | None = None) -> bool:
     """Whether the hardware multiplies bfloat16 so natively that it beats float32.
 
     CUDA devices and x86 processors (AMX, AVX512-BF16) tell; others, such as arm64, are timed once.
+
+    Args:
+        device: of the networks.
+        memory: JSON file in which what was timed is kept, so that other runs, and this one resumed, take the same.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    return _x86_has_bfloat16() if platform.machine().lower() in X86 else _bfloat16_is_faster()
+    return _x86_has_bfloat16() if platform.machine().lower() in X86 else _bfloat16_is_faster(memory)
 
 
 def _x86_has_bfloat16() -> bool:
@@ -60,9 +66,20 @@ def _x86_has_bfloat16() -> bool:
 
 
 @functools.cache
-def _bfloat16_is_faster() -> bool:
-    """Whether a convolution and its gradients take this processor clearly less time in bfloat16 than in float32."""
-    return WORTH_ROUNDING * _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+def _bfloat16_is_faster(memory: Path | None) -> bool:
+    """Whether a convolution and its gradients take this processor clearly less time in bfloat16 than in float32.
+
+    Of several processes, all take what the main one finds.
+    """
+    key = f"{platform.node()} {platform.machine()}, torch {torch.__version__}"
+    faster = recall(memory, key) if memory else None
+    if not isinstance(faster, bool):
+        faster = WORTH_ROUNDING * _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+        faster = distributed.share(faster)
+        if memory:
+            with suppress(RunError):  # a run that cannot be written says so itself
+                remember(memory, key, faster)
+    return faster
 
 
 @torch.enable_grad()
@@ -105,10 +122,16 @@ class Precision:
     plain: bool = False
 
     @classmethod
-    def choose(cls, name: str, device: torch.device) -> Precision:
-        """The precision of a `--precision` value: `fp32` (plain), `bf16`, `fp16`, or `auto`, the fastest safe one."""
+    def choose(cls, name: str, device: torch.device, memory: Path | None = None) -> Precision:
+        """The precision of a `--precision` value: `fp32` (plain), `bf16`, `fp16`, or `auto`, the fastest safe one.
+
+        Args:
+            name: the value.
+            device: of the networks.
+            memory: see `has_fast_bfloat16`.
+        """
         if name == "auto":
-            low = "bf16" if has_fast_bfloat16(device) else "fp16" if device.type == "cuda" else ""
+            low = "bf16" if has_fast_bfloat16(device, memory) else "fp16" if device.type == "cuda" else ""
         else:
             low = name
         return cls(device, LOW_FORMATS.get(low, torch.float32), plain=name == "fp32")

@@ -102,7 +102,8 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
     Raises:
         UserError: the device cannot be used, or torch.compile not where it is asked for.
     """
-    precision = Precision.choose(opt.precision, pick_device(distributed.own_device(opt.device)))
+    memory = Path(opt.save_folder) / "bfloat16_is_faster.json" if "save_folder" in opt else None
+    precision = Precision.choose(opt.precision, pick_device(distributed.own_device(opt.device)), memory)
     opt.device, opt.precision = str(precision.device), precision.name
     if precision.dtype == torch.float16 and getattr(opt, "optimizer", "sgd") == "dot":
         raise UserError(
@@ -115,6 +116,8 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"--compile: torch.compile does not work here ({reason}); leave it out") from None
     if precision.device.type == "cuda":
+        if precision.device.index is not None:
+            torch.cuda.set_device(precision.device)  # of what names no device, such as pinned memory
         torch.backends.cudnn.benchmark = True  # all batches but the last are of one size
         # the default rounds the factors of float32 convolutions to 10 bits
         torch.backends.cudnn.allow_tf32 = precision.dtype != torch.float32 or opt.tf32
@@ -297,7 +300,7 @@ def compile_step(step: TrainStep, teacher: Teacher | None, loader: TrainLoader, 
     start = time.perf_counter()
     before = copy.deepcopy(step.state_dict())
     batch = next(iter(loader))
-    step.compile(len(batch.target))
+    step.compile(len(batch.target), len(batch.whole))
     step.train()
     target = teacher(batch) if teacher else None
     if teacher and teacher.cache:

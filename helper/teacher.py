@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +15,10 @@ from dataset import Batch, Loader
 from distiller_zoo.base import Needs, Output
 from models import is_pretrained, model_dict, project_name
 
-from . import distributed
-from .checkpoint import check_model, digest, load_checkpoint, write_json
+from .checkpoint import check_model, digest, load_checkpoint
 from .errors import UserError
 from .inference import Inference
+from .memory import recall, remember
 from .meters import TestMeter
 from .precision import Precision
 from .teacher_cache import LogitCache, number_format
@@ -201,8 +199,6 @@ def evaluate(
 def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Path) -> float:
     """The teacher's test accuracy in percent, measured once per weights, data set and precision.
 
-    Of several processes, the main one alone reads and writes the file.
-
     Args:
         teacher: the teacher.
         loader: of the test set.
@@ -210,20 +206,8 @@ def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Pa
         memory: JSON file in which the figures are remembered; an unreadable one is measured anew.
     """
     key = f"{dataset} {number_format(teacher.precision)} {teacher.digest}"
-    known = _read_memory(memory) if distributed.is_main() else {}
-    accuracy = distributed.share(known.get(key))
-    if isinstance(accuracy, float):
-        return accuracy
-    accuracy = evaluate(teacher.network, loader, teacher.precision)["test_acc"]
-    if distributed.is_main():
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, {**known, key: accuracy})
+    accuracy = recall(memory, key)
+    if not isinstance(accuracy, float):
+        accuracy = evaluate(teacher.network, loader, teacher.precision)["test_acc"]
+        remember(memory, key, accuracy)
     return accuracy
-
-
-def _read_memory(memory: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

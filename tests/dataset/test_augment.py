@@ -110,6 +110,7 @@ def test_each_part_is_its_own_and_the_rest_stays():
     assert abs(noise.mean()) < 0.05
     assert abs(noise.std() - 1) < 0.05
     assert not torch.equal(both, turned)
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in training(erasing=1))
 
 
 def test_order_labels_and_test_images_are_not_changed():

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from device_copies import META, copies_to_meta
 from image_trees import make_folder
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional
 
 from dataset import Batch, DiskLoader, StrongLoader, folder
@@ -22,48 +21,15 @@ from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
 CPU = torch.device("cpu")
-META = torch.device("meta")  # stands for a GPU: tensors without values, so that what asks for one fails
-
-
-class Made(TorchFunctionMode):
-    """Records tensors that are made of Python's numbers on another device than the CPU: the host waits for each."""
-
-    def __init__(self, waited: list[bool]):
-        super().__init__()
-        self.waited = waited
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Run a function of torch, and look at it."""
-        result = function(*args, **(kwargs or {}))
-        if function in (torch.tensor, torch.as_tensor) and result.device != CPU:
-            self.waited.append(False)
-        return result
-
-
-class Copies(TorchDispatchMode):
-    """Records copies from the CPU to another device: of each, whether the host goes on meanwhile."""
-
-    def __init__(self):
-        super().__init__()
-        self.asynchronous = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Run a function of ATen, and look at it."""
-        result = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten._to_copy.default and args[0].device == CPU != result.device:
-            self.asynchronous.append(kwargs.get("non_blocking", False))
-        elif function is torch.ops.aten.copy_.default and args[1].device == CPU != args[0].device:
-            self.asynchronous.append(args[2] if len(args) > 2 else False)
-        return result
 
 
 def copies_by_batch(batches: Iterable[Batch]) -> list[list[bool]]:
-    """What `Copies` records of each batch, that before the first among the first's."""
+    """What `copies_to_meta` records of each batch, that before the first among the first's."""
     found, seen = [], 0
-    with Copies() as copies, Made(copies.asynchronous):
+    with copies_to_meta() as copies:
         for _ in batches:
-            found.append(copies.asynchronous[seen:])
-            seen = len(copies.asynchronous)
+            found.append(copies[seen:])
+            seen = len(copies)
     return found
 
 

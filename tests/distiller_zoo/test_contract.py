@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from device_copies import META, copies_to_meta
+from torch import Tensor
 
 from dataset import Batch, ContrastSampler
 from distiller_zoo import Shapes, Step, registry, transform_registry
@@ -148,6 +150,29 @@ def test_low_precision_outputs_give_finite_terms(name, dtype):
     terms = all_terms(method, step)
     sum(terms.values()).backward()
     assert all(term.isfinite() and term.dtype == torch.float32 for term in terms.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "transforms"),
+    [
+        *((name, ()) for name in registry),
+        *(("kd", (flag,)) for flag in transform_registry),
+        ("mlkd", ("curriculum_T",)),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "-".join(part),
+)
+def test_no_loss_makes_the_host_wait_for_the_device(name, transforms):
+    method = build(name)
+    method.transforms.extend(transform_registry[flag](method.shapes) for flag in transforms)
+    step = outputs(method)
+    student, teacher = (output.map(lambda z: z.detach().to(META)) for output in (step.student, step.teacher))
+    student = student.map(Tensor.requires_grad_)
+    labels = [None if part is None else part.to(META) for part in (step.target, step.index, step.contrast_index)]
+    method.to(META)
+    with copies_to_meta() as copies:
+        terms = all_terms(method, Step(student, teacher, *labels, epoch=3))
+        sum(terms.values()).backward()
+    assert all(copies)
 
 
 def test_two_methods_of_one_name_are_refused():

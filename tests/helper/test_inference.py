@@ -95,6 +95,59 @@ def test_what_cannot_be_folded_runs_as_it_is_with_a_note(images, capsys):
     assert capsys.readouterr().err == ""
 
 
+class Named(nn.Module):
+    """A network of three layers, `conv`, `norm` and `fc`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 10)
+        nn.init.uniform_(self.norm.running_var, 2, 3)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).mean((2, 3)))
+
+    def get_classifier(self):
+        return self.fc
+
+
+class AppliesTwice(Named):
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(self.norm(self.conv(x)))).mean((2, 3)))
+
+
+class WeightOfAnotherKind(Named):
+    def __init__(self):
+        super().__init__()
+        torch.nn.utils.weight_norm(self.conv)
+
+
+class ReadsItsNorm(Named):
+    def forward(self, x):
+        return super().forward(x) * self.norm.eps
+
+
+class WantsFloat32(Named):
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise TypeError("images in float32, please")
+        return super().forward(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("precision", [FOLDED, BF16], ids=["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("kind", "folds"), [(AppliesTwice, True), (WeightOfAnotherKind, False), (ReadsItsNorm, False), (WantsFloat32, True)]
+)
+@torch.no_grad()
+def test_whatever_code_a_network_has_it_runs(kind, folds, precision, images, capsys):
+    torch.manual_seed(0)
+    network = kind().eval()
+    inference = Inference(network, precision, size=6, quiet=False)
+    near = {"rtol": 0.05, "atol": 0.05} if precision == BF16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(inference(images), network(images), **near)
+    assert ("runs as it is" in capsys.readouterr().err) != folds
+
+
 @torch.no_grad()
 def test_plain_is_the_network_itself(images):
     network = trained_looking("resnet8")
@@ -126,13 +179,13 @@ def test_logits_serve_a_backward_pass(images):
 @torch.no_grad()
 def test_compiled_serves_every_batch_size_with_one_shape(images, monkeypatch):
     seen = []
-    monkeypatch.setattr(torch, "compile", lambda module, **_: lambda x: seen.append(len(x)) or module(x))
+    monkeypatch.setattr(torch, "compile", lambda module, **_: lambda x: seen.append((x.shape, x.stride())) or module(x))
     monkeypatch.setattr(cpu_graph, "fuse", lambda *_, **__: None)
     network = trained_looking("resnet8")
     inference = Inference(network, FOLDED, size=4, compiled=True)
     for count in (1, 4, 3, 6):
         torch.testing.assert_close(inference(images[:count]), network(images[:count]), rtol=1e-3, atol=1e-3)
-    assert set(seen) == {4}
+    assert set(seen) == {((4, 3, 32, 32), (3072, 1, 96, 3))}  # other strides are another shape to the compiler
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -29,6 +29,28 @@ def test_other_processors_than_x86_are_timed_once(arm64, monkeypatch, bfloat16, 
     assert [Precision.choose(given, CPU).name for given in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
+def test_what_was_timed_is_kept_for_other_runs(arm64, monkeypatch, tmp_path):
+    times = iter([1.0, 3.0, 3.0, 1.0, 1.0, 3.0])
+    monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: next(times))
+    memory = tmp_path / "save" / "memory.json"
+
+    def choose() -> str:
+        precision._bfloat16_is_faster.cache_clear()
+        return Precision.choose("auto", CPU, memory).name
+
+    assert [choose(), choose()] == ["bf16", "bf16"]
+    memory.write_text("{")
+    assert [choose(), choose()] == ["fp32", "fp32"]
+    monkeypatch.setattr(precision.platform, "node", lambda: "another")
+    assert choose() == "bf16"
+
+
+def test_what_cannot_be_kept_is_used(arm64, monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: 1.0 if dtype == torch.bfloat16 else 3.0)
+    (tmp_path / "file").write_text("")
+    assert Precision.choose("auto", CPU, tmp_path / "file").name == "bf16"
+
+
 def test_what_is_timed_learns(arm64):
     before = torch.random.get_rng_state()
     assert all(precision._convolution_seconds(dtype) > 0 for dtype in (torch.bfloat16, torch.float32))
