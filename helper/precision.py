@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import cpu_convolution, distributed
-from .errors import RunError, UserError
+from .errors import UserError
 from .memory import recall, remember
 
 LOW_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,14 +51,31 @@ def has_fast_bfloat16(device: torch.device, memory: Path | None = None) -> bool:
 
     Args:
         device: of the networks.
-        memory: JSON file in which what was timed is kept, so that other runs, and this one resumed, take the same.
+        memory: JSON file that may have what was timed on this machine, see `keep_timing`.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    return _x86_has_bfloat16() if platform.machine().lower() in X86 else _bfloat16_is_faster(memory)
+    if platform.machine().lower() in X86:
+        return _x86_has_bfloat16()
+    known = recall(memory, _machine()) if memory else None
+    return known if isinstance(known, bool) else _bfloat16_is_faster()
+
+
+def keep_timing(memory: Path) -> None:
+    """Let this run, when it is resumed, and others with this file take the format that was timed, if one was.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    if _bfloat16_is_faster.cache_info().currsize:
+        remember(memory, _machine(), _bfloat16_is_faster())
+
+
+def _machine() -> str:
+    return f"{platform.node()} {platform.machine()}, torch {torch.__version__}"
 
 
 def _x86_has_bfloat16() -> bool:
@@ -66,20 +83,13 @@ def _x86_has_bfloat16() -> bool:
 
 
 @functools.cache
-def _bfloat16_is_faster(memory: Path | None) -> bool:
+def _bfloat16_is_faster() -> bool:
     """Whether a convolution and its gradients take this processor clearly less time in bfloat16 than in float32.
 
     Of several processes, all take what the main one finds.
     """
-    key = f"{platform.node()} {platform.machine()}, torch {torch.__version__}"
-    faster = recall(memory, key) if memory else None
-    if not isinstance(faster, bool):
-        faster = WORTH_ROUNDING * _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
-        faster = distributed.share(faster)
-        if memory:
-            with suppress(RunError):  # a run that cannot be written says so itself
-                remember(memory, key, faster)
-    return faster
+    faster = WORTH_ROUNDING * _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+    return distributed.share(faster)
 
 
 @torch.enable_grad()

@@ -35,7 +35,7 @@ from .errors import UserError
 from .loops import Phase, StageStep, TrainStep, fit
 from .optim import make_optimizer
 from .options import describe
-from .precision import Precision, pick_device
+from .precision import Precision, keep_timing, pick_device
 from .run import Run, safe_name
 from .schedule import CosineSchedule, Rates, Schedule
 from .teacher import Teacher, evaluate, measured_accuracy
@@ -96,14 +96,19 @@ def _in_words(data: Data, opt: argparse.Namespace) -> str:
     return f"{opt.dataset}: {data.classes} classes, {counts} images of {width}×{height}, {place}"
 
 
+def timing_file(opt: argparse.Namespace) -> Path:
+    """Where what `--precision auto` has timed is kept for all runs with this save folder."""
+    return Path(opt.save_folder) / "bfloat16_is_faster.json"
+
+
 def choose_precision(opt: argparse.Namespace) -> Precision:
     """Device and number format of the options, which then hold the resolved names.
 
     Raises:
         UserError: the device cannot be used, or torch.compile not where it is asked for.
     """
-    memory = Path(opt.save_folder) / "bfloat16_is_faster.json" if "save_folder" in opt else None
-    precision = Precision.choose(opt.precision, pick_device(distributed.own_device(opt.device)), memory)
+    device = pick_device(distributed.own_device(opt.device))
+    precision = Precision.choose(opt.precision, device, timing_file(opt))
     opt.device, opt.precision = str(precision.device), precision.name
     if precision.dtype == torch.float16 and getattr(opt, "optimizer", "sgd") == "dot":
         raise UserError(
@@ -436,6 +441,7 @@ def train(
         loaders: of the training set, and the data set that it belongs to.
     """
     train_loader, data = loaders
+    keep_timing(timing_file(opt))
     if distributed.share(run.finished):
         if not opt.quiet:
             print(f"{run.folder} is finished")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helper import precision
-from helper.precision import Precision
+from helper.precision import Precision, keep_timing
 
 CPU = torch.device("cpu")
 
@@ -34,21 +34,36 @@ def test_what_was_timed_is_kept_for_other_runs(arm64, monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: next(times))
     memory = tmp_path / "save" / "memory.json"
 
-    def choose() -> str:
+    def run() -> str:
         precision._bfloat16_is_faster.cache_clear()
-        return Precision.choose("auto", CPU, memory).name
+        name = Precision.choose("auto", CPU, memory).name
+        keep_timing(memory)
+        return name
 
-    assert [choose(), choose()] == ["bf16", "bf16"]
+    assert [run(), run()] == ["bf16", "bf16"]
     memory.write_text("{")
-    assert [choose(), choose()] == ["fp32", "fp32"]
+    assert [run(), run()] == ["fp32", "fp32"]
     monkeypatch.setattr(precision.platform, "node", lambda: "another")
-    assert choose() == "bf16"
+    assert [run(), run()] == ["bf16", "bf16"]
 
 
-def test_what_cannot_be_kept_is_used(arm64, monkeypatch, tmp_path):
-    monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: 1.0 if dtype == torch.bfloat16 else 3.0)
-    (tmp_path / "file").write_text("")
-    assert Precision.choose("auto", CPU, tmp_path / "file").name == "bf16"
+def test_a_resumed_run_keeps_its_format(arm64, monkeypatch, call, killed_after_an_epoch, teacher, small_data, tmp_path):
+    seconds = {torch.bfloat16: 1.0, torch.float32: 3.0}
+    monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: seconds[dtype])
+    flags = ("--dataset", "shapes100", "--model_s", "resnet8", "--epochs", 2, "--warmup_epochs", 0)
+    command = ("train_student", *flags, "--path_t", teacher, "--save_folder", tmp_path / "save")
+    killed_after_an_epoch(call, *command)
+    precision._bfloat16_is_faster.cache_clear()
+    seconds[torch.bfloat16] = 9.0
+    done = call(*command, "--resume")
+    assert done.code == 0, done.err
+    assert "resuming after epoch 1" in done.out
+    assert Precision.choose("auto", CPU).name == "fp32"
+
+
+def test_where_nothing_was_timed_nothing_is_kept(arm64, tmp_path):
+    keep_timing(tmp_path / "memory.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_timed_learns(arm64):
