@@ -50,6 +50,7 @@ def test_what_was_timed_is_kept_for_other_runs(arm64, monkeypatch, tmp_path):
 def test_a_resumed_run_keeps_its_format(arm64, monkeypatch, call, killed_after_an_epoch, teacher, small_data, tmp_path):
     seconds = {torch.bfloat16: 1.0, torch.float32: 3.0}
     monkeypatch.setattr(precision, "_convolution_seconds", lambda dtype: seconds[dtype])
+    monkeypatch.setattr(precision, "_cpu_has", lambda check: False)
     flags = ("--dataset", "shapes100", "--model_s", "resnet8", "--epochs", 2, "--warmup_epochs", 0)
     command = ("train_student", *flags, "--path_t", teacher, "--save_folder", tmp_path / "save")
     killed_after_an_epoch(call, *command)
