@@ -31,7 +31,7 @@ from models import model_dict
 
 from . import plain
 from .timing import gemm_line, gemm_rate, gemm_rates, machine, milliseconds
-from .train_step import PAIRS, SIDE_HELP, Product, add_step, make_pair, memory_loader, start, step_ms
+from .train_step import PAIRS, SIDE_HELP, Product, add_step, left_uncompiled, make_pair, memory_loader, start, step_ms
 
 
 def copy_rate(device: torch.device, megabytes: int, repeats: int = 5) -> float:
@@ -65,10 +65,10 @@ def bench(names: tuple[str, str], loader: MemoryLoader, precision: Precision, op
     teacher, student = (forward_flops(name, loader.batch_size) for name in names)
     columns = f"{' -> '.join(names):<26}{teacher / 1e9:>9.1f}{3 * student / 1e9:>9.1f}"
     for share, flops in ((None, teacher + 3 * student), (1.0, 3 * student)):
-        rate = gemm_rate(precision.dtype, precision.device, opt.side)
+        rate = gemm_rate(precision.dtype, precision.device, opt.side).per_second
         floor, ms = 1000 * flops / rate, step_ms(product, share, opt.steps, opt.repeats)
         columns += f"{rate / 1e9:>12,.0f}{floor:>9.2f}{ms:>9.2f}{ms / floor:>7.1f}"
-    print(columns, flush=True)
+    print(columns + left_uncompiled(product, opt), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, _ = plain.read_images(opt)
     loader = memory_loader(train, opt.batch, precision.device)
     print(machine(precision.device))
-    print(f"{gemm_line(gemm_rates(precision.device, opt.side))} (side {opt.side})")
+    print(gemm_line(gemm_rates(precision.device, opt.side)))
     print(f"copy of {opt.copy} MiB: {copy_rate(precision.device, opt.copy) / 1e9:.1f} GB/s")
     print(f"steps of {opt.batch} images of {opt.dataset} in {precision.name}; times in ms\n")
     print(f"{'':<26}{'GFLOP of':>9}{'':>9}{'logits computed':>37}{'full cache':>37}")

@@ -30,10 +30,14 @@ from torch import Tensor, nn
 
 from distiller_zoo import KDSVD, TwoViews, class_similarity, mlkd_terms, registry, transform_registry, transport_cost
 from distiller_zoo.base import Distiller, LogitDistiller, LogitPair, Output, Shapes, Step
+from helper.errors import UserError, run_command
+from helper.flags import OneLineParser
+from helper.precision import pick_device
 from helper.setup import feature_shapes
 from models import model_dict
 
 from . import literal
+from .plain import positive, positives
 from .timing import interleave, keep_freed_memory, limited_memory, machine
 
 # largest difference of a value or gradient, relative to its largest absolute entry; CRD's sum of a million logarithms
@@ -41,6 +45,7 @@ from .timing import interleave, keep_freed_memory, limited_memory, machine
 TOLERANCE = 2e-4
 # ramps are at their full height: warm-ups are over, decays have not begun
 EPOCH = 100
+FEWEST_CLASSES = 8  # LDRLD compares 7, and needs one besides
 # least time of a measurement, which takes several runs where one is shorter
 BLOCK_MS = 10.0
 HEADER = f"{'method':<12} {'B':>5} {'C':>9} {'literal ms':>11} {'ours ms':>9} {'ratio':>7}  {'spread':<15} {'pairs':>5}"
@@ -263,17 +268,23 @@ def bench(name: str, sizes: Sizes, opt: argparse.Namespace) -> bool:
     return True
 
 
-def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def method_names(text: str) -> list[str]:
+    if unknown := [word for word in text.split(",") if word not in LITERAL]:
+        raise argparse.ArgumentTypeError(f"no method '{unknown[0]}'; there are {', '.join(LITERAL)}")
+    return text.split(",")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and print the table; the exit code is 1 where versions differ."""
-    parser = argparse.ArgumentParser(description="Time every loss against a literal version of it.")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=sorted(LITERAL), metavar="A,B")
-    parser.add_argument("--batch", type=numbers, default=[64, 256], metavar="N,N", help="batch sizes (64,256)")
-    parser.add_argument("--classes", type=numbers, default=[100, 1000], metavar="N,N", help="(100,1000)")
-    parser.add_argument("--repeats", type=int, default=100, metavar="N", help="pairs of runs at most (100)")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and print the table.
+
+    Raises:
+        SystemExit: with exit code 1, where versions differ.
+    """
+    parser = OneLineParser(prog="python -m benchmarks.losses", description="Time every loss against a literal one.")
+    parser.add_argument("--methods", type=method_names, default=sorted(LITERAL), metavar="A,B", help="(all)")
+    parser.add_argument("--batch", type=positives, default=[64, 256], metavar="N,N", help="batch sizes (64,256)")
+    parser.add_argument("--classes", type=positives, default=[100, 1000], metavar="N,N", help="(100,1000)")
+    parser.add_argument("--repeats", type=positive, default=100, metavar="N", help="pairs of runs at most (100)")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -282,19 +293,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="for a line, about (10); one pair where a run takes longer",
     )
     parser.add_argument("--compile", action="store_true", help="compile ours")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch (its default)")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), metavar="NAME", help="(cpu)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of torch (its default)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="(cpu)")
     opt = parser.parse_args(arguments)
-    if unknown := set(opt.methods) - set(LITERAL):
-        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(LITERAL)}")
+    opt.device = pick_device(opt.device)
+    if few := [count for count in opt.classes if count < FEWEST_CLASSES]:
+        raise UserError(f"--classes must be from {FEWEST_CLASSES}, but {few[0]} is not")
     if opt.threads:
         torch.set_num_threads(opt.threads)
     keep_freed_memory()
     print(machine(opt.device), HEADER, sep="\n\n", flush=True)
     with limited_memory():
         agree = [bench(name, sizes, opt) for name in opt.methods for sizes in all_sizes(name, opt)]
-    return 0 if all(agree) else 1
+    if not all(agree):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

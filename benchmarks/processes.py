@@ -14,13 +14,13 @@ import torch.multiprocessing
 from helper import distributed
 
 from . import plain
-from .train_step import Product, make_pair, memory_loader, start, step_ms
+from .train_step import Product, make_pair, memory_loader, peak_memory, start, step_ms
 
 BATCH = 64  # images of a step, of all processes together
 
 
 def share_step(number: int, count: int, port: int, opt: argparse.Namespace, answer: str) -> None:
-    """One of several processes that time a training step together; the first writes the milliseconds to a file."""
+    """One of several processes that time a training step together; each writes to its file what `time_shared` gives."""
     places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in places.items()}})
     distributed.start()
@@ -32,8 +32,7 @@ def share_step(number: int, count: int, port: int, opt: argparse.Namespace, answ
     for names in opt.pairs:
         product = Product(make_pair(names, loader, opt.path_t), loader, precision, opt.compile)
         found.append([step_ms(product, part, opt.steps, opt.repeats) for part in (None, 1.0)])
-    if number == 0:
-        Path(answer).write_text(json.dumps(found))
+    Path(f"{answer}.{number}").write_text(json.dumps({"ms": found, "peak": peak_memory()}))
 
 
 def free_port() -> int:
@@ -43,9 +42,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def time_shared(count: int, opt: argparse.Namespace) -> list[list[float]]:
-    """Milliseconds of a step of each of `opt.pairs` in `count` processes: the teacher's logits computed, and cached."""
+def time_shared(count: int, opt: argparse.Namespace) -> tuple[list[list[float]], float]:
+    """Milliseconds of a step of each of `opt.pairs` in `count` processes: the teacher's logits computed, and cached.
+
+    Also the peak memory in MiB that the largest of the processes had with all of the pairs.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "found.json"
+        answer = Path(folder) / "found"
         torch.multiprocessing.spawn(share_step, (count, free_port(), opt, str(answer)), nprocs=count)
-        return json.loads(answer.read_text())
+        found = [json.loads(Path(f"{answer}.{number}").read_text()) for number in range(count)]
+        return found[0]["ms"], max(process["peak"] for process in found)

@@ -234,10 +234,12 @@ def processes_table(opt: argparse.Namespace, precision: Precision) -> None:
     print(f"\nstep of {BATCH} images shared by processes, {precision.name}\n{'':<28}{'processes':>10}{columns}")
     for count in opt.processes:
         share = argparse.Namespace(**{**vars(opt), "threads": max(1, threads // count)})
-        for names, times in zip(opt.pairs, time_shared(count, share), strict=True):
+        found, peak = time_shared(count, share)
+        for names, times in zip(opt.pairs, found, strict=True):
             computed, cached = (1000 * BATCH / ms for ms in times)
             line = f"{' -> '.join(names):<28}{count:>10}{share.threads:>14}{computed:>16.1f}{cached:>18.1f}"
             print(line, flush=True)
+        print(f"{'':<28}{count:>10}  peak memory of a process: {peak:,.0f} MiB", flush=True)
 
 
 TABLES = {

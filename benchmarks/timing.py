@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,6 +24,7 @@ except ImportError:  # not a POSIX system
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # runs of each version that a comparison takes, however long they are
 FEWEST_PAIRS = 3
+SMALLEST_SIDE = 256
 LONGEST_PRODUCT = 2.0  # seconds that a product of two matrices may take
 
 
@@ -154,14 +156,28 @@ def limited_memory(share: float = 0.5) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def gemm_rate(dtype: torch.dtype, device: torch.device, side: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of the fastest of a few products of two square matrices; an addition counts as one.
+class Rate(NamedTuple):
+    """How fast a machine multiplies matrices.
 
-    In a format that the hardware has not, such a product can take minutes; the matrices are smaller then.
+    Attributes:
+        per_second: operations; an addition counts as one.
+        side: of the square matrices.
     """
-    while (small := side // 8) >= 64 and _gemm_rate(dtype, device, small, 1) * LONGEST_PRODUCT < 2 * side**3:
-        side = small
-    return _gemm_rate(dtype, device, side, repeats)
+
+    per_second: float
+    side: int
+
+
+def gemm_rate(dtype: torch.dtype, device: torch.device, side: int = 2048, repeats: int = 5) -> Rate:
+    """The rate of the fastest of a few products of two square matrices.
+
+    In a format that the hardware has not, such a product can take minutes; the matrices are smaller then. They grow
+    from small ones: what interrupts a product on a busy machine takes as long however small it is.
+    """
+    tried = min(side, SMALLEST_SIDE)
+    while tried < side and 16 * tried**3 < LONGEST_PRODUCT * _gemm_rate(dtype, device, tried, repeats):
+        tried = min(2 * tried, side)
+    return Rate(_gemm_rate(dtype, device, tried, repeats), tried)
 
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device, side: int, repeats: int) -> float:
@@ -170,12 +186,15 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device, side: int, repeats: int
     return 2 * side**3 / (min(milliseconds(lambda: a @ b, 1, device) for _ in range(repeats)) / 1000)
 
 
-def gemm_rates(device: torch.device, side: int = 2048) -> dict[torch.dtype, float]:
+def gemm_rates(device: torch.device, side: int = 2048) -> dict[torch.dtype, Rate]:
     """`gemm_rate` of the number formats that training uses."""
     return {dtype: gemm_rate(dtype, device, side) for dtype in (torch.float32, torch.bfloat16)}
 
 
-def gemm_line(rates: dict[torch.dtype, float]) -> str:
+def gemm_line(rates: dict[torch.dtype, Rate]) -> str:
     """The rates in words."""
-    words = (f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items())
+    words = (
+        f"{str(dtype).removeprefix('torch.')} {rate.per_second / 1e9:,.0f} GFLOP/s (side {rate.side})"
+        for dtype, rate in rates.items()
+    )
     return "matrix product: " + ", ".join(words)

@@ -11,12 +11,14 @@ arbitrary values before the blocks, which takes no part in the timing, and lies 
 each ratio stands the machine's rate just before its blocks, in the number format of this project's training.
 
 Peak memory is the largest resident size of a process that does nothing but a few steps of one of both loops: one for
-the plain loop, whose images it loads itself, and one for this project's, uncompiled and without a cache.
+the plain loop, whose images it loads itself, and one for each mode of this project's. With `--compile`, the compiler's
+is part of it.
 
 The plain loop's worker processes are idle while it is not its turn: each of its blocks begins with nothing prefetched
 and so waits for its first batch, which a real epoch does once in 782 steps. Long blocks (`--steps`) make that small.
 
-The parts of a step are timed in further blocks with a clock at their borders: `meters` are the running figures; with
+The parts of a step are timed in further blocks of both loops, in turn, with a clock at their borders, and are medians,
+of the plain loop those over all modes: `meters` are the running figures; with
 `--compile`, this project's loss is part of `student`. Both loops run in one process and share torch's settings, also
 those of float32 products on CUDA.
 """
@@ -26,6 +28,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import math
 import multiprocessing
 import os
 import re
@@ -80,6 +83,7 @@ SIDE_HELP = "of the matrices whose product gives the machine's rate (2048)"
 WARMUP = 2  # pairs of blocks
 PEAK_STEPS = 3  # of a process whose memory is measured: the second one has gradients and momentum
 TESTS = 3  # of the student that are timed, in turn with blocks
+SPLITS = 3  # blocks of which the parts of a step are timed
 # blocks that need rows of a cache beside the timed ones: warm-ups, one more of `interleave` each time, those with the
 # tests, and one in parts
 FURTHER = WARMUP + 1 + (1 + 1 + TESTS) + 1
@@ -395,8 +399,13 @@ def memory_loader(data: ImageData, batch: int, device: torch.device, train: bool
     return MemoryLoader(data, cifar100.MEAN, cifar100.STD, batch, device, train)
 
 
-def peak_memory() -> str:
-    """The largest resident size that this process had."""
+def left_uncompiled(product: Product, opt: argparse.Namespace) -> str:
+    """What to say where `--compile` was asked for and the student runs faster without."""
+    return ", the student uncompiled, which is faster" if opt.compile and product.step.compiled is None else ""
+
+
+def peak_memory() -> float:
+    """The largest resident size that this process had, in MiB; NaN where the system does not tell."""
     status = Path("/proc/self/status")  # of Linux, whose getrusage counts the process that started this one as well
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     if found:
@@ -404,21 +413,22 @@ def peak_memory() -> str:
     elif resource:
         size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     else:
-        return "unknown on this system"
-    return f"{size / 2**20:,.0f} MiB"
+        return math.nan
+    return size / 2**20
 
 
-def train_alone(loop: str, names: tuple[str, str], opt: argparse.Namespace) -> str:
-    """Do a few steps with one of both loops, in a process that does nothing else; returns its peak memory.
+def train_alone(names: tuple[str, str], opt: argparse.Namespace, plainly: bool, share: float | None = None) -> float:
+    """Do a few steps with one of both loops, in a process that does nothing else; returns its `peak_memory`.
 
     Args:
-        loop: plain or ours.
         names: of teacher and student.
         opt: the command line.
+        plainly: with the plain loop, or with this project's.
+        share: of the rows that a cache holds, None for no cache.
     """
     precision = start(opt)
     train, _ = plain_loop.read_images(opt)
-    if loop == "plain":
+    if plainly:
         few = ImageData(train.images[: opt.batch], train.labels[: opt.batch])  # the loop has no padded copy of all
         pair_loader = memory_loader(few, opt.batch, precision.device)
         plain = plain_copy(make_pair(names, pair_loader, opt.path_t), precision.device)
@@ -426,13 +436,16 @@ def train_alone(loop: str, names: tuple[str, str], opt: argparse.Namespace) -> s
     else:
         loader = memory_loader(train, opt.batch, precision.device)
         del train  # of which the loader has a padded copy
-        Product(make_pair(names, loader, opt.path_t), loader, precision).run(PEAK_STEPS)
+        product = Product(make_pair(names, loader, opt.path_t), loader, precision, opt.compile)
+        with product.cached(share, opt.epoch, PEAK_STEPS):
+            product.run(PEAK_STEPS)
     return peak_memory()
 
 
-def split_line(name: str, split: dict[str, float]) -> str:
-    parts = "".join(f"{split[part]:>10.2f}" for part in PARTS)
-    return f"  {name:<20}{sum(split.values()):>10.2f}{parts}"
+def split_line(name: str, blocks: Sequence[dict[str, float]]) -> str:
+    """The medians of the parts, and of their sums."""
+    parts = "".join(f"{statistics.median(block[part] for block in blocks):>10.2f}" for part in PARTS)
+    return f"  {name:<20}{statistics.median(sum(block.values()) for block in blocks):>10.2f}{parts}"
 
 
 @dataclass
@@ -459,8 +472,7 @@ class Bench:
         pair = make_pair(names, self.loader, opt.path_t)
         plain = plain_copy(pair, self.precision.device)
         product = Product(pair, self.loader, self.precision, opt.compile)
-        left = ", the student uncompiled, which is faster" if opt.compile and product.step.compiled is None else ""
-        print(f"\n{pair.name_t} -> {pair.name_s}, batches of {opt.batch}{left}")
+        print(f"\n{pair.name_t} -> {pair.name_s}, batches of {opt.batch}{left_uncompiled(product, opt)}")
         titles = f"  {'teacher':<20}{'hits':>7}{'plain img/s':>14}{'ours img/s':>12}{'ratio':>8}"
         print(f"{titles}  {'10 to 90 %':<16}matrix GFLOP/s")
         modes = {
@@ -468,29 +480,33 @@ class Bench:
             "epoch": (f"cache at epoch {opt.epoch}", expected_share(opt.epoch)),
             "full": ("full cache", 1.0),
         }
-        splits, speeds, tests = {}, {}, []
+        splits, speeds, tests = defaultdict(list), {}, []
         logits = inference_for(product.step.student, self.precision, self.tests[1])
         for name, share in (modes[mode] for mode in opt.modes):
             with product.cached(share, opt.epoch, opt.steps * (FURTHER + opt.repeats)):
                 speeds[name] = self.compare(name, plain, product)
                 tests.append(f"{self.test(product, logits)} with {name}")
-                splits[name] = product.split(opt.steps)
-        plain_parts = plain_split(plain, self.stretch, opt.steps)
+                for _ in range(min(SPLITS, opt.repeats)):
+                    splits["plain"].append(plain_split(plain, self.stretch, opt.steps))
+                    splits[name].append(product.split(opt.steps))
         print(f"  {'ms of a step':<20}" + "".join(f"{part:>10}" for part in ("all", *PARTS)))
-        print(split_line("plain", plain_parts))
-        for name, split in splits.items():
-            print(split_line(name, split))
+        for name, blocks in splits.items():
+            print(split_line(name, blocks))
         theirs = self.plain_test(plain, speeds)
         print(
             f"  test of {TEST_IMAGES:,} images, share of an epoch: plain {theirs}; ours {', '.join(tests)}", flush=True
         )
-        peaks = ", ".join(f"{loop} {self.peak(loop, names)}" for loop in ("plain", "ours"))
-        print(f"  peak memory of {PEAK_STEPS} steps in a process, without a cache, uncompiled: {peaks}", flush=True)
+        peaks = {"plain": self.peak(names, opt, True)}
+        for name, share in (modes[mode] for mode in opt.modes):
+            peaks[f"ours with {name}"] = self.peak(names, opt, False, share)
+        words = ", ".join(f"{name} {peak:,.0f} MiB" for name, peak in peaks.items())
+        print(f"  peak memory of {PEAK_STEPS} steps in a process: {words}", flush=True)
 
     def compare(self, name: str, plain: plain_loop.Plain, product: Product) -> float:
         """Blocks of both in turn; prints the line and returns images/s of the plain loop."""
         opt, precision = self.opt, self.precision
-        rate = gemm_rate(precision.dtype, precision.device, opt.side) / 1e9  # now: that of a shared machine drifts
+        # now: that of a shared machine drifts
+        rate = gemm_rate(precision.dtype, precision.device, opt.side).per_second / 1e9
         blocks = (lambda: plain.train(self.stretch), lambda: product.run(opt.steps))
         c = interleave(*blocks, opt.repeats, WARMUP, precision.device, block_ms=0)
         cache = product.teacher.cache
@@ -517,11 +533,10 @@ class Bench:
         shares = [100 * scale * ratio / (scale * ratio + blocks) for ratio in (c.ratio, c.low, c.high)]
         return f"{c.a_ms / 1000 * scale:.2f} s, {shares[0]:.1f} % ({shares[1]:.1f} to {shares[2]:.1f})"
 
-    def peak(self, loop: str, names: tuple[str, str]) -> str:
+    def peak(self, *arguments: object) -> float:
         """`train_alone` in a new process, which has no memory of this one's."""
-        opt = argparse.Namespace(**{**vars(self.opt), "compile": False})
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(train_alone, loop, names, opt).result()
+            return process.submit(train_alone, *arguments).result()
 
     def plain_test(self, plain: plain_loop.Plain, speeds: dict[str, float]) -> str:
         """The same of the plain loop, whose images/s in the blocks are known."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import loader as loader_benchmark
+from benchmarks import losses as losses_benchmark
 from benchmarks import plain as plain_loop
 from benchmarks import scaling, timing, train_step
 from benchmarks.train_step import Pair, Product, Stretch, expected_share, make_pair, memory_loader, plain_copy
@@ -54,7 +55,7 @@ COMMANDS = {
             r"full cache +100 % .* to [\d.]+ +[\d,]+\n",
             r"plain( +\d+\.\d\d){8}\n",
             r"; ours [\d.]+ s, [\d.]+ % \([\d.]+ to [\d.]+\) with no cache, .* with full cache\n",
-            r"peak memory .*: plain [\d,]+ MiB, ours [\d,]+ MiB\n",
+            r"peak memory .*: plain [\d,]+ MiB, ours with no cache [\d,]+ MiB, .* full cache [\d,]+ MiB\n",
         ],
     ),
     "loader": (f"{TINY} --batch 8 --batches 2 --repeats 1 --workers 0", [r"\n +0( +\d+){2} +\d+\.\d  .* to "]),
@@ -79,7 +80,12 @@ COMMANDS = {
         " --processes 2 --images 128 --files 2",
         [
             *(r"\n +64 +10 +7( +[\d.]+){3}", r"\n +8( +[\d.]+){5}\n", r"\n +8( +[\d.]+){2}\n"),
-            *(r"\n +64( +[\d.]+){5}\n", r"JPEG +0 +\d+\n", r"PNG +0 +\d+\n", r"resnet8 +2 +1( +[\d.]+){2}\n"),
+            *(
+                r"\n +64( +[\d.]+){5}\n",
+                r"JPEG +0 +\d+\n",
+                r"PNG +0 +\d+\n",
+                r"resnet8 +2 +1( +[\d.]+){2}\n +2 +peak .* [\d,]+ MiB",
+            ),
         ],
     ),
 }
@@ -152,11 +158,19 @@ def test_rate_of_a_slow_format_is_that_of_a_small_product(monkeypatch: pytest.Mo
     sides: list[int] = []
     rate = 1e9
     monkeypatch.setattr(timing, "_gemm_rate", lambda dtype, device, side, repeats: sides.append(side) or rate)
-    assert timing.gemm_rate(torch.bfloat16, CPU, 2048) == rate
-    assert sides[-1] == max(sides) == 256
+    assert timing.gemm_rate(torch.bfloat16, CPU, 2048) == (rate, 512)
+    assert max(sides) == 512
     rate = 1e11
-    timing.gemm_rate(torch.bfloat16, CPU, 2048)
-    assert sides[-1] == 2048
+    assert timing.gemm_rate(torch.bfloat16, CPU, 2048) == (rate, 2048)
+    assert timing.gemm_rate(torch.bfloat16, CPU, 48) == (rate, 48)
+
+
+def test_what_interrupts_a_product_of_small_matrices_does_not_make_the_format_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait, rate = 0.025, 1e11  # of two threads that share their cores with others
+    monkeypatch.setattr(timing, "_gemm_rate", lambda dtype, device, side, _: 2 * side**3 / (2 * side**3 / rate + wait))
+    assert timing.gemm_rate(torch.float32, CPU, 2048).side == 2048
 
 
 def test_images_of_both_loaders_are_equal() -> None:
@@ -234,6 +248,10 @@ def test_benchmark_ends_well_and_prints_its_table(name: str, outputs: dict[str, 
         (train_step.main, "--dataset noise --images 7 --workers 0", "fewer than a batch"),
         (train_step.main, "--path_t {teacher}", "the teacher of no pair"),
         (loader_benchmark.main, "--data_folder {empty}", "--dataset noise"),
+        (losses_benchmark.main, "--batch 0", "0 is too small"),
+        (losses_benchmark.main, "--methods kd,teleport", "no method 'teleport'"),
+        (losses_benchmark.main, "--classes 7", "--classes must be from 8"),
+        (losses_benchmark.main, "--device tpu", "--device tpu cannot be used"),
         (scaling.main, "--what all", "no 'all'"),
         (scaling.main, "--counts 63", "--counts must be from 64"),
         (scaling.main, "--processes 2,80", "--processes 80 would share a batch of 64 images"),
