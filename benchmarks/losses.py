@@ -299,6 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     opt.device = pick_device(opt.device)
     if few := [count for count in opt.classes if count < FEWEST_CLASSES]:
         raise UserError(f"--classes must be from {FEWEST_CLASSES}, but {few[0]} is not")
+    if 1 in opt.batch:
+        raise UserError("--batch 1 is too small: adapters normalise over a batch")
     if opt.threads:
         torch.set_num_threads(opt.threads)
     keep_freed_memory()

@@ -85,8 +85,8 @@ PEAK_STEPS = 3  # of a process whose memory is measured: the second one has grad
 TESTS = 3  # of the student that are timed, in turn with blocks
 SPLITS = 3  # blocks of which the parts of a step are timed
 # blocks that need rows of a cache beside the timed ones: warm-ups, one more of `interleave` each time, those with the
-# tests, and one in parts
-FURTHER = WARMUP + 1 + (1 + 1 + TESTS) + 1
+# tests, and those in parts
+FURTHER = WARMUP + 1 + (1 + 1 + TESTS) + SPLITS
 Mark = Callable[[str], None]
 
 
