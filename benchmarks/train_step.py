@@ -200,7 +200,8 @@ class Product:
         distiller = build_method(method, sizes, opt.method_options, opt.kd_T, opt.transforms)
         student, teacher = adapt_networks(distiller, student, teacher, loader)
         self.loader = loader
-        self.teacher = Teacher(teacher, distiller.needs, precision, loader.batch_size, compiled)
+        share = -(-loader.batch_size // loader.world)  # what a process runs of a batch
+        self.teacher = Teacher(teacher, distiller.needs, precision, share, compiled)
         self.step = to_device(TrainStep(student, distiller, precision), precision)
         weights = {term: getattr(opt, flag) for flag, term in method.build.weighs.items()}
         self.phase = make_phases(opt, self.step, weights, weights)[-1]
