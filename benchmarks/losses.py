@@ -37,7 +37,7 @@ from helper.setup import feature_shapes
 from models import model_dict
 
 from . import literal
-from .plain import positive, positives
+from .plain import names_of, positive, positives
 from .timing import interleave, keep_freed_memory, limited_memory, machine
 
 # largest difference of a value or gradient, relative to its largest absolute entry; CRD's sum of a million logarithms
@@ -268,12 +268,6 @@ def bench(name: str, sizes: Sizes, opt: argparse.Namespace) -> bool:
     return True
 
 
-def method_names(text: str) -> list[str]:
-    if unknown := [word for word in text.split(",") if word not in LITERAL]:
-        raise argparse.ArgumentTypeError(f"no method '{unknown[0]}'; there are {', '.join(LITERAL)}")
-    return text.split(",")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print the table.
 
@@ -281,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with exit code 1, where versions differ.
     """
     parser = OneLineParser(prog="python -m benchmarks.losses", description="Time every loss against a literal one.")
-    parser.add_argument("--methods", type=method_names, default=sorted(LITERAL), metavar="A,B", help="(all)")
+    parser.add_argument(
+        "--methods", type=names_of(LITERAL, "method"), default=sorted(LITERAL), metavar="A,B", help="(all)"
+    )
     parser.add_argument("--batch", type=positives, default=[64, 256], metavar="N,N", help="batch sizes (64,256)")
     parser.add_argument("--classes", type=positives, default=[100, 1000], metavar="N,N", help="(100,1000)")
     parser.add_argument("--repeats", type=positive, default=100, metavar="N", help="pairs of runs at most (100)")

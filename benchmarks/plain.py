@@ -251,6 +251,17 @@ def positives(text: str) -> list[int]:
     return [positive(word) for word in text.split(",")]
 
 
+def names_of(known: Iterable[str], kind: str = "") -> Callable[[str], list[str]]:
+    """What reads a list of some of the known names from the command line; `kind` says what they name."""
+
+    def names(text: str) -> list[str]:
+        if unknown := [word for word in text.split(",") if word not in known]:
+            raise argparse.ArgumentTypeError(f"no {kind} '{unknown[0]}'; there are {', '.join(known)}")
+        return text.split(",")
+
+    return names
+
+
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Flags of every benchmark that runs a part of the training."""
     group = parser.add_argument_group("data and machine")

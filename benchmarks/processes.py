@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import socket
@@ -23,7 +24,11 @@ def share_step(number: int, count: int, port: int, opt: argparse.Namespace, answ
     """One of several processes that time a training step together; each writes to its file what `time_shared` gives."""
     places = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in places.items()}})
-    distributed.start()
+    distributed.together(functools.partial(time_own_share, number, count, opt, answer))()
+
+
+def time_own_share(number: int, count: int, opt: argparse.Namespace, answer: str) -> None:
+    """The body of `share_step`, within the connection."""
     precision = start(opt)
     train, _ = plain.read_images(opt)
     loader = memory_loader(train, BATCH, precision.device)

@@ -253,18 +253,6 @@ TABLES = {
 }
 
 
-def part_names(text: str) -> list[str]:
-    if unknown := [word for word in text.split(",") if word not in TABLES]:
-        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(TABLES)}")
-    return text.split(",")
-
-
-def method_names(text: str) -> list[str]:
-    if unknown := [word for word in text.split(",") if word not in LOGIT_METHODS]:
-        raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(LOGIT_METHODS)}")
-    return text.split(",")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print the tables."""
     parser = OneLineParser(prog="python -m benchmarks.scaling", description="Time and memory over the sizes.")
@@ -275,14 +263,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "counts": ([50_000, 200_000, 1_000_000], "numbers of training images"),
         "processes": ([1, 2], "that share a step"),
     }
-    parser.add_argument("--what", type=part_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}")
+    parser.add_argument(
+        "--what",
+        type=plain.names_of(TABLES, "table"),
+        default=list(TABLES),
+        metavar="A,B",
+        help=f"of {', '.join(TABLES)}",
+    )
     for name, (default, text) in sizes.items():
         shown = f"{text} ({','.join(map(str, default))})"
         parser.add_argument(f"--{name}", type=plain.positives, default=default, metavar="N,N", help=shown)
     parser.add_argument("--workers", type=counts, default=[0, 2], metavar="N,N", help="that read files (0,2)")
     parser.add_argument("--files", type=plain.positive, default=256, metavar="N", help="that they read (256)")
     known = ", ".join(LOGIT_METHODS)
-    parser.add_argument("--methods", type=method_names, default=LOGIT_METHODS, metavar="A,B", help=f"of {known}")
+    parser.add_argument(
+        "--methods",
+        type=plain.names_of(LOGIT_METHODS, "method"),
+        default=LOGIT_METHODS,
+        metavar="A,B",
+        help=f"of {known}",
+    )
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="for a line of the loss, about (5)")
     add_step(parser, PAIRS, repeats=10)
     opt = parser.parse_args(arguments)

@@ -348,12 +348,6 @@ def pair_names(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def mode_names(text: str) -> list[str]:
-    if unknown := [word for word in text.split(",") if word not in MODES]:
-        raise argparse.ArgumentTypeError(f"no mode '{unknown[0]}'; there are {', '.join(MODES)}")
-    return text.split(",")
-
-
 def add_pairs(parser: argparse.ArgumentParser, pairs: str, precision: str = "auto") -> None:
     """Flags of the benchmarks that set this project's training up."""
     group = parser.add_argument_group("training")
@@ -550,7 +544,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and print the tables."""
     parser = OneLineParser(prog="python -m benchmarks.train_step", description="Time training against the plain loop.")
     modes_help = f"of {', '.join(MODES)} (all)"
-    parser.add_argument("--modes", type=mode_names, default=",".join(MODES), metavar="A,B", help=modes_help)
+    parser.add_argument(
+        "--modes", type=plain_loop.names_of(MODES, "mode"), default=",".join(MODES), metavar="A,B", help=modes_help
+    )
     parser.add_argument("--epoch", type=plain_loop.positive, default=100, metavar="N", help="of the mode epoch (100)")
     parser.add_argument("--batch", type=plain_loop.positive, default=64, metavar="N", help="images in a step (64)")
     workers = min(8, os.cpu_count() or 1)

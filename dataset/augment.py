@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .loader import Normaliser, Share, epoch_generator, send
-from .operations import Beside, Operation, apply_drawn, posterize, sharpen, solarize, transforms
+from .operations import BLACK, Beside, Operation, apply_drawn, posterize, sharpen, solarize, transforms
 
 MAGNITUDES = 10
 LARGEST_ROTATION = 180  # degrees
@@ -32,7 +32,6 @@ KEPT = 0.5  # probability that an operation that was drawn is applied
 SMALLEST_FACTOR = 0.1  # of colour, contrast, brightness and sharpness
 AREA = (0.02, 1 / 3)  # of what is erased, of the image
 ASPECT = (0.3, 1 / 0.3)  # its height by its width
-BLACK = Beside()
 ATTEMPTS = 10  # at a rectangle that is smaller than the image
 
 

@@ -94,6 +94,9 @@ class Beside(NamedTuple):
         return self.sample(images, torch.tensor([[[1, 0, 2 * x / width], [0, 1, 2 * y / height]]]))
 
 
+BLACK = Beside()
+
+
 def sharpen(images: Tensor, factor: float) -> Tensor:
     """Mix images (B, 3, H, W), uint8, with their smoothed version: 0 gives that, 1 the image, and more sharpens.
 

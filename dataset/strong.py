@@ -21,11 +21,10 @@ from torch import Tensor
 
 from .contrast import ContrastLoader
 from .loader import VIEWS, Batch, Loader, epoch_generator, send
-from .operations import Beside, Operation, apply_drawn, posterize, sharpen, solarize, solarize_add, transforms
+from .operations import BLACK, Operation, apply_drawn, posterize, sharpen, solarize, solarize_add, transforms
 
 MAGNITUDES = 30
 RECTANGLE_COLOUR = (125, 123, 114)
-BLACK = Beside()
 
 
 def _rectangle(images: Tensor, value: float, place: Tensor) -> Tensor:
