@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,6 +106,25 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     # CUDA copies while the host goes on from pinned memory alone, which torch keeps until the copy is done
     source = values.pin_memory() if device.type == "cuda" else values
     return source.to(device, non_blocking=True)
+
+
+def fetch(values: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU; the host goes on meanwhile.
+
+    Returns:
+        Waits for the copy and gives it.
+    """
+    if values.device.type != "cuda":
+        return values.cpu
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(values.device))
+
+    def arrived() -> Tensor:
+        done.synchronize()
+        return copy
+
+    return arrived
 
 
 def share_sizes(count: int, processes: int) -> list[int]:

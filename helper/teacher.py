@@ -135,8 +135,12 @@ class Teacher:
         With a cache, some batches are drawn ahead, so that the teacher runs on the missing images of all of these.
         """
         rest = iter(batches)
-        while group := list(itertools.islice(rest, AHEAD if self.cache else 1)):
-            yield from zip(group, self._outputs(group), strict=True)
+        try:
+            while group := list(itertools.islice(rest, AHEAD if self.cache else 1)):
+                yield from zip(group, self._outputs(group), strict=True)
+        finally:
+            if self.cache:
+                self.cache.write_pending()
 
     @torch.no_grad()
     def _outputs(self, batches: list[Batch]) -> list[Output]:

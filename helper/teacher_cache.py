@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset import Batch, MemoryLoader
-from dataset.loader import send
+from dataset.loader import fetch, send
 
 from . import distributed
 from .checkpoint import digest, write_json
@@ -170,6 +170,7 @@ class LogitCache:
         self.folder = root / key[:32]
         self.asked = self.found = 0
         self._warned = self._full = False
+        self._pending: Callable[[], None] | None = None
         try:
             self._open_in_turn()
         except (OSError, RunError) as error:
@@ -194,18 +195,22 @@ class LogitCache:
         return found / asked if asked else 0.0
 
     def serve(self, batch: Batch, logits: Logits) -> Tensor:
-        """As `serve_together`, of one batch: its logits (B, C)."""
-        return self.serve_together([batch], logits)[0]
+        """As `serve_together`, of one batch: its logits (B, C); what was missing is written."""
+        served = self.serve_together([batch], logits)[0]
+        self.write_pending()
+        return served
 
     def serve_together(self, batches: Sequence[Batch], logits: Logits) -> list[Tensor]:
         """Logits (B, C) of each batch, float32; the missing ones of all are computed and kept.
 
-        They are computed so many at a time as the largest batch has, whatever batches they are of.
+        They are computed so many at a time as the largest batch has, whatever batches they are of. They are written by
+        the next call, or by `write_pending`, so that a GPU that computes them is not waited for.
 
         Args:
             batches: of the loader whose facts the cache has.
             logits: gives float32 logits (n, C) of images (n, 3, H, W).
         """
+        self.write_pending()
         entries = np.concatenate([batch.entry.numpy() for batch in batches])
         sizes, device = [len(batch.entry) for batch in batches], batches[0].images.device
         rows, good = self._look_up(entries)
@@ -218,11 +223,17 @@ class LogitCache:
         images = torch.cat([batch.images[:size] for batch, size in zip(batches, sizes, strict=True)])[where]
         fresh = torch.cat([logits(some) for some in images.split(max(sizes))])
         half = fresh.half()
-        rows[missing] = half.cpu().numpy()
-        self._keep(entries[missing], rows[missing])
+        arrived = fetch(half)
+        self._pending = lambda: self._keep(entries[missing], arrived().numpy())
         served = send(torch.from_numpy(rows), device).float()
         served[where] = torch.where(half.isfinite(), half.float(), fresh)
         return list(served.split(sizes))
+
+    def write_pending(self) -> None:
+        """Write the rows of the last call that are not written yet."""
+        write, self._pending = self._pending, None
+        if write:
+            write()
 
     def fill(self, loader: MemoryLoader, logits: Logits, quiet: bool = False) -> None:
         """Compute every row that is missing, each process those of some views, while the table takes rows.

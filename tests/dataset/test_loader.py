@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torchvision.transforms import functional
 from dataset import Batch, DiskLoader, StrongLoader, folder
 from dataset.augment import Augmenter
 from dataset.cifar100 import MEAN, STD
-from dataset.loader import VIEWS, ImageData, MemoryLoader, send
+from dataset.loader import VIEWS, ImageData, MemoryLoader, fetch, send
 from distiller_zoo import Needs
 from helper.precision import Precision
 from helper.teacher import Teacher
@@ -166,6 +167,26 @@ def test_pinned_memory_is_what_is_sent_to_cuda(monkeypatch: pytest.MonkeyPatch):
         assert send(values, device) is values
     how = {"non_blocking": True}
     assert asked == ["pinned", (torch.device("cuda"), how), (CPU, how)]
+
+
+def test_what_is_fetched_from_cuda_is_waited_for_when_it_is_used(monkeypatch: pytest.MonkeyPatch):
+    """Without CUDA: tensors and events that write down what happens to them."""
+    happened = []
+    copy = SimpleNamespace(copy_=lambda values, **how: happened.append(("copy", values, how)) or copy)
+    event = SimpleNamespace(
+        record=lambda stream: happened.append(("record", stream)), synchronize=lambda: happened.append("wait")
+    )
+    monkeypatch.setattr(
+        torch, "empty", lambda shape, dtype, pin_memory: happened.append((shape, dtype, pin_memory)) or copy
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device.index)
+    values = SimpleNamespace(device=torch.device("cuda:1"), shape=(2, 3), dtype=torch.float16)
+    arrived = fetch(values)
+    assert happened == [((2, 3), torch.float16, True), ("copy", values, {"non_blocking": True}), ("record", 1)]
+    assert arrived() is copy
+    assert happened[3:] == ["wait"]
+    assert torch.equal(fetch(torch.arange(3))(), torch.arange(3))
 
 
 def test_precision_and_cache_leave_the_images_and_their_order_alone(tmp_path: Path):

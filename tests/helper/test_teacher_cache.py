@@ -121,6 +121,50 @@ def test_what_batches_miss_is_computed_together(tmp_path):
     assert cache.hit_rate() == pytest.approx((SAMPLES - 9) / (2 * SAMPLES - 9))
 
 
+class Copies:
+    """In place of `fetch`, a GPU: a copy has its values only once it has been waited for."""
+
+    def __init__(self):
+        self.begun = self.waited = 0
+
+    def __call__(self, values):
+        self.begun, copy = self.begun + 1, torch.full_like(values, torch.nan)
+
+        def arrived():
+            self.waited += 1
+            return copy.copy_(values)
+
+        return arrived
+
+
+def test_what_a_gpu_computes_is_written_by_the_next_call(tmp_path, monkeypatch):
+    copies, cache, loader, logits = Copies(), open_cache(tmp_path), make_loader(), Counting()
+    monkeypatch.setattr(teacher_cache, "fetch", copies)
+    for number, batch in enumerate(loader):
+        served = cache.serve_together([batch], logits)
+        assert torch.equal(served[0], Counting()(batch.images).half().float())
+        assert (copies.begun, copies.waited) == (number + 1, number)
+    for _ in range(2):
+        cache.write_pending()
+    assert (copies.begun, copies.waited) == (3, 3)
+    asked = logits.images
+    for batch in make_loader():
+        assert torch.equal(open_cache(tmp_path).serve(batch, logits), Counting()(batch.images).half().float())
+    assert logits.images == asked
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_what_is_computed_last_is_written_where_an_epoch_ends_early_too(tmp_path, last):
+    teacher = Teacher(make_network(), Needs(), FP32, cache=open_cache(tmp_path))
+    for number, _ in enumerate(teacher.answers(make_loader()), start=1):
+        if number == last:
+            break
+    again = open_cache(tmp_path)
+    for batch in make_loader():
+        again.serve(batch, None)  # the whole group of batches was computed
+    assert again.hit_rate() == 1
+
+
 def test_a_share_without_images_among_batches(tmp_path):
     loader, cache, logits = make_loader(), open_cache(tmp_path), Counting()
     first, second, third = loader
