@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Epochs, LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, kl_rows, mean_of_rows
+from .functional import kl_rows, masked_value, mean_of_rows
 from .ramps import warm_up
 
 __all__ = ["DKD", "DecoupledKD", "dkd_terms"]
@@ -37,8 +37,10 @@ def dkd_terms(
         side renormalised over them. Scalars, means over the batch.
     """
     label = target.unsqueeze(1)
-    scaled = logits_student / temperature, logits_teacher / temperature
-    rest = [z.scatter(1, label, MASKED) for z in scaled]
+    # measured from the label's logit, which is no part of the gradient since the terms depend on differences only: a
+    # common offset of all logits would otherwise take digits from the log-sum-exp
+    scaled = [(z - z.detach().gather(1, label)) / temperature for z in (logits_student, logits_teacher)]
+    rest = [z.scatter(1, label, masked_value(z)) for z in scaled]
     # two logits whose softmax is the probability of the label and that of all other classes together
     points = [
         torch.cat([z.gather(1, label), r.logsumexp(dim=1, keepdim=True)], dim=1)

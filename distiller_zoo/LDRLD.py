@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .base import LogitDistiller, LogitPair, Shapes, register
-from .functional import MASKED, divergence_and_gradients, kl_divergence, mean_of_rows, same_type
+from .functional import divergence_and_gradients, kl_divergence, masked_value, mean_of_rows, same_type
 
 __all__ = ["LDRLD", "LocalDenseLogitRelations", "adaptive_decay_weights", "local_dense_relations"]
 
@@ -88,7 +88,8 @@ class _Relations(torch.autograd.Function):
         selected = [z.gather(1, top) for z in others]
         pairs, local_s, local_t = _pairs_and_gradients(*selected, weights, for_teacher)
         full, full_s, full_t = divergence_and_gradients(*selected, for_teacher)
-        rest, rest_s, rest_t = divergence_and_gradients(*(z.scatter_(1, top, MASKED) for z in others), for_teacher)
+        left_out = masked_value(student)
+        rest, rest_s, rest_t = divergence_and_gradients(*(z.scatter_(1, top, left_out) for z in others), for_teacher)
         local_s.add_(full_s, alpha=full_weight)
         if for_teacher:
             local_t.add_(full_t, alpha=full_weight)
@@ -237,7 +238,7 @@ class LocalDenseLogitRelations(LogitDistiller):
         adw: weigh the pairs by their ranks
 
     Raises:
-        ValueError: k is below 2 or above the number of classes, or epsilon is negative.
+        ValueError: k is below 2 or leaves fewer than 2 classes outside, or epsilon is negative.
     """
 
     weighs: Mapping[str, str] = {"r": "cls", "a": "local", "b": "rest"}
@@ -254,8 +255,12 @@ class LocalDenseLogitRelations(LogitDistiller):
         adw: bool = True,
     ):
         super().__init__(shapes)
-        if not 2 <= k <= shapes.classes:
-            raise ValueError(f"--k {k} is not between 2 and the number of classes, {shapes.classes}")
+        if k < 2:
+            raise ValueError(f"--k {k} is below 2: no pair of classes is compared")
+        if k > shapes.classes - 2:
+            raise ValueError(
+                f"--k {k} leaves fewer than 2 of {shapes.classes} classes for the remaining term to compare"
+            )
         if epsilon < 0:
             raise ValueError(f"--epsilon {epsilon} is negative")
         constants = {"epsilon": epsilon, "delta": delta, "decay": decay, "adw": adw}

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import LogitDistiller, LogitPair, Needs, Shapes, Step, register
+from .functional import wide
 
 __all__ = [
     "MLKD",
@@ -97,7 +98,7 @@ def confidence_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
         Booleans (B,): the largest probability is at most the batch's median; and (C,): the probability summed over the
         batch is at most the median of the classes. The median of an even number lies between the middle two.
     """
-    probabilities = logits.detach().softmax(dim=1)
+    probabilities = wide(logits.detach()).softmax(dim=1)
     confidence, mass = probabilities.amax(dim=1), probabilities.sum(dim=0)
     return confidence <= confidence.quantile(0.5), mass <= mass.quantile(0.5)
 

@@ -1,13 +1,13 @@
 """WKD: Lv, Yang and Li, "Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation".
 
 NeurIPS 2024, arXiv 2412.08139. WKD-L moves the student's class probabilities onto the teacher's, at a cost that is low
-between similar classes; WKD-F compares the statistics of a feature map as Gaussians.
+between similar classes; WKD-F compares the statistics of a feature map as Gaussians. `wkd` takes both.
 
 Written from a description of the official `mdistiller/distillers/WKD.py` and tested against loops.
 
 Deviations: the official code copies the cost matrix for every sample and deletes the label's row and column from each
-copy; here one matrix serves the batch, and a mass of 0 at the label has the same effect (equal values). The grid of
-WKD-F must divide the map. The bottleneck projector of the ImageNet recipe is not here.
+copy; here one matrix serves the batch, and the label takes no part in it (equal values). The grid of WKD-F must divide
+the map. The bottleneck projector of the ImageNet recipe is not here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,19 @@ from torch import Tensor, nn
 
 from .adapters import ConvReg
 from .base import Distiller, Epochs, LogitDistiller, LogitPair, Needs, Shapes, Step, register
-from .functional import MASKED
+from .functional import masked_value, wide
 from .ramps import cosine_decay
 
-__all__ = ["WKDF", "WKDL", "GaussianWasserstein", "class_similarity", "sinkhorn", "transport_cost", "wkd_logit_terms"]
+__all__ = [
+    "WKD",
+    "WKDF",
+    "WKDL",
+    "GaussianWasserstein",
+    "class_similarity",
+    "sinkhorn",
+    "transport_cost",
+    "wkd_logit_terms",
+]
 
 
 def class_similarity(features: Tensor) -> Tensor:
@@ -53,23 +62,30 @@ def transport_cost(similarity: Tensor, kappa: float = 1.0) -> Tensor:
     return F.relu(-torch.expm1(-kappa * (1 - similarity))) + 1e-8
 
 
-def sinkhorn(p_s: Tensor, p_t: Tensor, cost: Tensor, reg: float = 0.05, iterations: int = 10) -> Tensor:
+def sinkhorn(
+    p_s: Tensor,
+    p_t: Tensor,
+    cost: Tensor,
+    reg: float = 0.05,
+    iterations: int = 10,
+    left_out: Tensor | None = None,
+) -> Tensor:
     """Transport cost of each sample's entropic plan after a number of Sinkhorn iterations, all differentiated.
-
-    A class with no mass on either side takes no part: its row and column of the plan are 0.
 
     Args:
         p_s, p_t: masses (B, C) of student and teacher, each row summing to 1.
         cost: (C, C).
         reg: weight of the entropy.
-        iterations: number of updates of both scalings.
+        iterations: number of updates of both scalings, at least 1.
+        left_out: (B, 1), a class of each sample that takes no part and has no mass on either side; None for none.
 
     Returns:
         (B,) sum of plan times cost.
     """
     kernel = torch.exp(-cost / reg)
-    present = (p_s > 0) | (p_t > 0)
-    u = present / present.sum(dim=1, keepdim=True).to(p_s)
+    u = torch.full_like(p_s, 1 / (p_s.shape[1] - (left_out is not None)))
+    if left_out is not None:
+        u.scatter_(1, left_out, 0.0)
     for _ in range(iterations):
         v = p_t / (u @ kernel + 1e-8)
         u = p_s / (v @ kernel.T + 1e-8)
@@ -88,7 +104,7 @@ def wkd_logit_terms(
     """The two terms of WKD-L.
 
     Args:
-        logits_student, logits_teacher: (B, C).
+        logits_student, logits_teacher: (B, C); float32 at least is what they are computed in.
         target: (B,) labels.
         cost: (C, C), see `transport_cost`.
         temperature: T > 0 of the transported probabilities; unlike KL terms they carry no T².
@@ -98,11 +114,11 @@ def wkd_logit_terms(
         Scalars, means over the batch: the cross-entropy of the label's probabilities at temperature 1, and the cost of
         moving the student's probabilities of the other classes, renormalised over them, onto the teacher's.
     """
-    label = target.unsqueeze(1)
-    log_p = F.log_softmax(logits_student, dim=1).gather(1, label)
-    target_term = -(F.softmax(logits_teacher, dim=1).gather(1, label) * log_p).mean()
-    p_s, p_t = (F.softmax(z.scatter(1, label, MASKED) / temperature, dim=1) for z in (logits_student, logits_teacher))
-    return target_term, sinkhorn(p_s, p_t, cost, reg, iterations).mean()
+    label, logits = target.unsqueeze(1), (wide(logits_student), wide(logits_teacher))
+    log_p = F.log_softmax(logits[0], dim=1).gather(1, label)
+    target_term = -(F.softmax(logits[1], dim=1).gather(1, label) * log_p).mean()
+    p_s, p_t = (F.softmax(z.scatter(1, label, masked_value(z)) / temperature, dim=1) for z in logits)
+    return target_term, sinkhorn(p_s, p_t, cost.to(p_s), reg, iterations, label).mean()
 
 
 @register(
@@ -235,3 +251,63 @@ class WKDF(Distiller):
         """The distance between the projected student map and the teacher's, times the factor of the epoch."""
         distance = self.loss(self.project(step.student.features[-2]), step.teacher.features[-2])
         return cosine_decay(step.epoch, *self.decay) * distance
+
+
+@register(
+    "wkd",
+    paper="Wasserstein Distance Rivals Kullback-Leibler Divergence, NeurIPS 2024",
+    r=1.0,
+    a=1.0,
+    b=0.08,
+    kd_T=8.0,
+)
+class WKD(Distiller):
+    """-a weighs both terms of WKD-L on the logits, together, and -b WKD-F's on the last stage's maps (B, C, H, W).
+
+    The published values are a transport weight of 200, -b 0.08, rho 8 and T = 8 for resnet32x4 -> resnet8x4 and 60,
+    -b 0.5, rho 3 and T = 4 for wrn_40_2 -> ShuffleV1.
+
+    Args:
+        shapes: sizes of the networks and the data set.
+        transport_weight: weight of the transport against the cross-entropy of the label's probabilities
+        kappa: how fast the cost grows with the classes' distance
+        rho: weight of the means against the standard deviations
+        grid: cells along each side of the map, each with its own statistics
+        decay_epoch: epoch after which the transport's and the maps' weights fall along half a cosine
+        decay_end: epoch at which these weights are 0
+
+    Raises:
+        ValueError: as for the two methods, or the transport's weight is negative.
+    """
+
+    needs = WKDF.needs
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        transport_weight: float = 200.0,
+        kappa: float = 1.0,
+        rho: float = 8.0,
+        grid: int = 1,
+        decay_epoch: Epochs = 150,
+        decay_end: Epochs = 240,
+    ):
+        super().__init__(shapes)
+        if not transport_weight >= 0:
+            raise ValueError(f"--transport_weight {transport_weight} must be at least 0")
+        self.transport_weight = transport_weight
+        self.logits = WKDL(shapes, kappa, decay_epoch, decay_end)
+        self.maps = WKDF(shapes, rho, grid, decay_epoch, decay_end)
+
+    def prepare(self, teacher: nn.Module, images: Iterable) -> None:
+        """Measure how similar the classes are to the teacher, as `WKDL.prepare` does."""
+        self.logits.prepare(teacher, images)
+
+    def logit_terms(self, pair: LogitPair) -> dict[str, Tensor]:
+        """The term `div`: target + transport_weight·transport."""
+        target, transport = self.logits.logit_terms(pair).values()
+        return {"div": target + self.transport_weight * transport}
+
+    def kd(self, step: Step) -> Tensor:
+        """The distance of the maps, see `WKDF.kd`."""
+        return self.maps.kd(step)

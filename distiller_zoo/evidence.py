@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .functional import wide
+
 Evidence = Literal["exp", "softplus", "relu", "log_softplus"]
 
 # ln x from which on the asymptotic series are exact to 12 digits
@@ -49,11 +51,6 @@ EVIDENCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda logits, log_prior: (logits.relu() + log_prior.exp()).log(),
     "log_softplus": lambda logits, log_prior: (_softplus(logits).log1p() + log_prior.exp()).log(),
 }
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float32 at least."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _scalar(log_prior: float | Tensor, like: Tensor) -> Tensor:
@@ -117,7 +114,7 @@ def log_alpha(logits: Tensor, log_prior: float | Tensor, evidence: Evidence = "e
     Returns:
         (B, C), float32 or wider.
     """
-    logits = _wide(logits)
+    logits = wide(logits)
     return EVIDENCE[evidence](logits, _scalar(log_prior, logits))
 
 
@@ -136,7 +133,7 @@ def expected_logits(logits: Tensor, temperature: float | Tensor, log_prior: floa
     Returns:
         (B, C), float32 or wider.
     """
-    return log_alpha(_wide(logits) / temperature, log_prior) * temperature
+    return log_alpha(wide(logits) / temperature, log_prior) * temperature
 
 
 def evidential_cross_entropy(
@@ -177,7 +174,7 @@ def expected_cross_entropy(
     Returns:
         A scalar >= 0.
     """
-    log_s, log_t = (log_alpha(_wide(z) / temperature, log_prior) for z in (logits_s, logits_t))
+    log_s, log_t = (log_alpha(wide(z) / temperature, log_prior) for z in (logits_s, logits_t))
     p_t = log_t.softmax(1)
     correction = (p_t * _log_minus_digamma(log_s)).sum(1) - _log_minus_digamma(log_s.logsumexp(1))
     return F.cross_entropy(log_s, p_t) + correction.mean()
@@ -214,7 +211,7 @@ def dirichlet_kl(alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
     Returns:
         A scalar >= 0 up to rounding, exactly 0 for equal parameters.
     """
-    alpha_s, alpha_t = _wide(alpha_s), _wide(alpha_t)
+    alpha_s, alpha_t = wide(alpha_s), wide(alpha_t)
     # the logarithm of the ratio: more precise than the difference of the logarithms, which matters where both are large
     return _divergence(alpha_s.log(), alpha_t.log(), (alpha_s / alpha_t).log())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Stands in for -inf: far below any logit, yet a difference of two of them is 0 and not NaN.
-MASKED = -1e30
+_MASKED = -1e30
 
 
 def divergence_and_gradients(
@@ -57,12 +57,22 @@ class _Divergence(torch.autograd.Function):
         return *(None if gradient is None else gradient * slope for gradient in ctx.saved_tensors), None
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def same_type(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the wider of their types."""
     if student.dtype == teacher.dtype:
         return student, teacher
     wide = torch.promote_types(student.dtype, teacher.dtype)
     return student.to(wide), teacher.to(wide)
+
+
+def masked_value(logits: Tensor) -> float:
+    """What takes the place of a logit that is left out of a softmax: far below any, as the type's numbers allow."""
+    return max(_MASKED, torch.finfo(logits.dtype).min / 2)
 
 
 def mean_of_rows(rows: Tensor, temperature: float | Tensor = 1.0) -> Tensor:

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Every method for a few epochs on a part of CIFAR-100, resnet56 -> resnet20, one seed: shows that each learns and what it
-# costs. Too short to rank methods. Finished runs are kept; a second call goes on where the first stopped.
+# Every method (but lg, for transformers alone) for a few epochs on a part of CIFAR-100, resnet56 -> resnet20, one seed:
+# shows that each learns and what it costs. Too short to rank methods. Finished runs are kept; a second call goes on where
+# the first stopped.
 #
 #   TEACHER=FILE   checkpoint of a resnet56 (save/models/resnet56_vanilla/ckpt_epoch_240.pth)
 #   COMMON=FLAGS   for all runs (--subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0)
@@ -46,6 +47,9 @@ check simkd
 check catkd
 check wkd_l
 check wkd_f
+check wkd
+check mlkd
+check ekd --ekd_warmup 1
 "$PYTHON" report.py --dataset cifar100
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2

@@ -28,9 +28,11 @@ weights_of() {
         wkd_l:*) echo "-b 600" ;;
         wkd_f:wrn_40_2:ShuffleV1) echo "-b 0.3 --rho 3 --grid 4" ;;
         wkd_f:*) echo "-b 0.08" ;;
+        wkd:wrn_40_2:ShuffleV1) echo "-b 0.5 --transport_weight 60 --rho 3 --grid 4 --kd_T 4" ;;
+        wkd:*) echo "-b 0.08 --transport_weight 200 --rho 8" ;;
+        factor:*:vgg8) echo "--init_learning_rate 0.05" ;;
         mlkd:resnet32x4:Shuffle*) echo "--learning_rate 0.01 --epochs 960" ;;
         mlkd:*:Shuffle* | mlkd:*:MobileNetV2) echo "--learning_rate 0.01 --epochs 480" ;;
-        mlkd:vgg13:vgg8) echo "--learning_rate 0.01" ;;
         mlkd:*) echo "--learning_rate 0.025" ;;
     esac
 }
@@ -47,11 +49,15 @@ every_method() {
     distill "$@" --distill rkd -a 0 -b 1
     distill "$@" --distill pkt -a 0 -b 30000
     distill "$@" --distill abound -a 0 -b 1
-    distill "$@" --distill factor -a 0 -b 200
-    # its matrices need equal numbers of channels
+    # shellcheck disable=SC2046  # lists of flags
+    distill "$@" --distill factor -a 0 -b 200 $(weights_of factor "$1:$2")
+    # whose maps need equal numbers of channels
     case $1:$2 in
         resnet*:ShuffleV* | resnet*:wrn_* | wrn_40_2:wrn_40_1 | wrn_40_2:ShuffleV* | vgg13:MobileNetV2 | ResNet50:*) ;;
-        *) distill "$@" --distill fsp -a 0 -b 50 ;;
+        *)
+            distill "$@" --distill fsp -a 0 -b 50
+            distill "$@" --distill kdsvd -b 1
+            ;;
     esac
     distill "$@" --distill nst -a 0 -b 50
     distill "$@" --distill crd -a 0 -b 0.8
@@ -61,9 +67,8 @@ every_method() {
 
     # LDRLD's line, whose weights were published for one pair, and the other baselines
     distill "$@" --distill ldrld -r 1.0 -b 7.0 -a 10.5 --kd_T 4
-    distill "$@" --distill kdsvd -b 1
     distill "$@" --distill ofd -b 0.001
-    # shellcheck disable=SC2046  # lists of flags
+    # shellcheck disable=SC2046
     distill "$@" --distill ReviewKD $(weights_of ReviewKD "$1:$2")
     distill "$@" --distill wsld -a 2.25
     # shellcheck disable=SC2046
@@ -79,5 +84,7 @@ every_method() {
     distill "$@" --distill wkd_l -a 1 $(weights_of wkd_l "$1:$2")
     # shellcheck disable=SC2046
     distill "$@" --distill wkd_f $(weights_of wkd_f "$1:$2")
+    # shellcheck disable=SC2046
+    distill "$@" --distill wkd -a 1 $(weights_of wkd "$1:$2")
     distill "$@" --distill kd -r 0.1 -a 0.9 --optimizer dot
 }

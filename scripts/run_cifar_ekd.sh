@@ -37,6 +37,7 @@ evidential vgg13 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 3.0 --ekd_prior -1.23 
 evidential wrn_40_2 MobileNetV2 --distill ekd -r 1 -a 4.5 -b 4.5 --ekd_prior -1.21 --ekd_warmup 150 "$@"
 evidential wrn_40_2 resnet8x4 --distill ekd -r 1 -a 6.0 -b 3.0 --ekd_prior -1.16 --ekd_warmup 30 "$@"
 
-evidential resnet32x4 resnet8x4 --distill dkd -r 1 -a 4.5 -b 36 --kd_T 1 --ekd --ekd_weight 40.5 --ekd_prior -1.22 "$@"
-evidential resnet32x4 resnet8x4 --distill mlkd -r 0.1 -a 0.9 --ekd --ekd_weight 4.5 --ekd_prior -1.22 \
-    --learning_rate 0.025 --epochs 480 "$@"
+evidential resnet32x4 resnet8x4 --distill dkd -r 1 -a 4.5 -b 36 --kd_T 1 --kd_warmup 0 --ekd --ekd_weight 40.5 \
+    --ekd_prior -1.22 --ekd_warmup 40 --ekd_evidence log_softplus "$@"
+evidential resnet32x4 resnet8x4 --distill mlkd -r 0.1 -a 0.9 --ekd --ekd_weight 4.5 --ekd_prior -1.609 \
+    --ekd_evidence log_softplus --learning_rate 0.025 --epochs 480 "$@"

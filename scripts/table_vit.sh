@@ -12,7 +12,7 @@ student() {
 }
 
 plain "deit_ti pit_ti pvt_ti t2t_7" "$@"
-for name in deit_ti pvt_ti t2t_7; do
+for name in deit_ti pit_ti pvt_ti t2t_7; do
     student $name --distill lg -r 1 -b 2.5 "$@"
 done
 for name in deit_ti_distilled pit_ti pvt_ti t2t_7; do

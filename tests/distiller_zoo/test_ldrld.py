@@ -112,7 +112,7 @@ def test_a_student_equal_to_the_teacher_has_no_distillation_loss():
     assert abs(rest.item()) < 1e-12
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_stays_finite(dtype, scale):
     s = (scale * torch.randn(4, 30)).to(dtype).requires_grad_(True)
@@ -122,11 +122,14 @@ def test_stays_finite(dtype, scale):
     assert s.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("k", [1, 11])
-def test_refuses_a_k_without_a_meaning(k):
+@pytest.mark.parametrize(
+    ("k", "reason"), [(1, "no pair of classes"), *((k, "fewer than 2 of 10 classes") for k in (9, 10, 11))]
+)
+def test_refuses_a_k_without_a_meaning(k, reason):
     shapes = Shapes([], [], classes=10, samples=100)
-    with pytest.raises(ValueError, match=r"--k .* between 2 and the number of classes, 10"):
+    with pytest.raises(ValueError, match=f"--k {k} .*{reason}"):
         registry["ldrld"].build(shapes, k=k)
+    assert registry["ldrld"].build(shapes, k=8).loss.k == 8
 
 
 def test_without_adaptive_weights_all_pairs_weigh_one():

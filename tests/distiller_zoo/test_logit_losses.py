@@ -7,7 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller_zoo import DIST, DKD, Shapes, Step, WSLDLoss, dkd_terms, registry, weighted_soft_labels
+from distiller_zoo import (
+    DIST,
+    DKD,
+    LDRLD,
+    Shapes,
+    Step,
+    TwoViews,
+    WSLDLoss,
+    dkd_terms,
+    mlkd_terms,
+    registry,
+    weighted_soft_labels,
+    wkd_logit_terms,
+)
 from distiller_zoo.base import LogitPair, Output
 from distiller_zoo.functional import kl_divergence
 from distiller_zoo.ramps import cosine_decay, warm_up
@@ -179,6 +192,39 @@ def test_stays_finite(name, case, batch):
         sum(terms.values()).backward()
         assert all(term.isfinite() for term in terms.values())
         assert s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, -1e4])
+def test_dkd_keeps_its_digits_where_logits_share_an_offset(offset):
+    s, t = 3 * torch.randn(2, 64, 100)
+    s = s + offset
+    target = torch.randint(100, (64,))
+    expected, found = (dkd_terms(s.to(dtype), t.to(dtype), target, 4.0) for dtype in (torch.float64, torch.float32))
+    assert [term.item() for term in found] == pytest.approx([term.item() for term in expected], rel=5e-5)
+
+
+LOGIT_TERMS = {
+    "kl": lambda s, t, y: kl_divergence(s, t, 4.0),
+    "dkd": lambda s, t, y: sum(dkd_terms(s, t, y, 4.0)),
+    "wsld": lambda s, t, y: weighted_soft_labels(s, t, y, 4.0),
+    "ldrld": LDRLD(10.5, 7.0),
+    "mlkd": lambda s, t, y: sum(mlkd_terms(TwoViews(s, t, s.flip(0), t.flip(0)), 4.0).values()),
+    "wkd": lambda s, t, y: sum(wkd_logit_terms(s, t, y, 1 - torch.eye(20), 4.0)),
+}
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float16,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("name", LOGIT_TERMS)
+def test_half_precision_gives_the_same_within_its_digits(name, dtypes):
+    generator = torch.Generator().manual_seed(0)
+    s, t = (2 * torch.randn(8, 20, generator=generator) for _ in "st")
+    s, t, target = s.to(dtypes[0]).requires_grad_(True), t.to(dtypes[1]), torch.arange(8)
+    loss = LOGIT_TERMS[name](s, t, target)
+    expected = LOGIT_TERMS[name](s.detach().double(), t.double(), target)
+    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
+    loss.backward()
+    assert s.grad.isfinite().all()
+    assert s.grad.any()
 
 
 def test_dist_of_one_sample_knows_no_relation_among_samples():

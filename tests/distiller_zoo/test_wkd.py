@@ -1,6 +1,7 @@
 """WKD's pieces against literal versions: one sample, one class, one pixel at a time."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,10 +82,16 @@ def literal_wkd(s: torch.Tensor, t: torch.Tensor, target: torch.Tensor, cost: to
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 3), st.sampled_from([1.0, 4.0, 8.0]))
-def test_logit_terms_equal_the_literal_ones(seed, classes, batch, T):
+@given(
+    st.integers(0, 2**31),
+    st.integers(2, 6),
+    st.integers(1, 3),
+    st.sampled_from([1.0, 4.0, 8.0]),
+    st.sampled_from([3.0, 3e4]),  # of the latter, most probabilities are 0, of both networks, too
+)
+def test_logit_terms_equal_the_literal_ones(seed, classes, batch, T, scale):
     generator = torch.Generator().manual_seed(seed)
-    s, t = (3 * torch.randn(batch, classes, generator=generator, dtype=torch.float64) for _ in "st")
+    s, t = (scale * torch.randn(batch, classes, generator=generator, dtype=torch.float64) for _ in "st")
     target = torch.randint(classes, (batch,), generator=generator)
     cost = transport_cost(class_similarity(torch.randn(classes, 4, 3, generator=generator, dtype=torch.float64)))
     found = wkd_logit_terms(s, t, target, cost, T)
@@ -187,6 +194,31 @@ def test_the_method_projects_compares_and_decays(side_s, grid):
     found = [method.kd(Step(s, t, target, target, epoch=epoch)).item() for epoch in (1, 150, 180, 240)]
     middle = (1 + math.cos(math.pi / 3)) / 2
     assert found == pytest.approx([full, full, middle * full, 0], rel=1e-5)
+
+
+def test_both_together_are_the_terms_of_each():
+    options = {"kappa": 2.0, "decay_epoch": 10, "decay_end": 20}
+    both = registry["wkd"].build(shapes(), transport_weight=60.0, rho=3.0, grid=2, **options)
+    logits = registry["wkd_l"].build(shapes(), **options)
+    maps = registry["wkd_f"].build(shapes(), rho=3.0, grid=2, decay_epoch=10, decay_end=20)
+    maps.project = both.maps.project
+    images = [SimpleNamespace(images=torch.rand(40, 3, 8, 8), target=torch.arange(40) % 10)]
+    for method in (both, logits):
+        method.temperature = 2.0
+        method.prepare(lambda x, is_feat: ([x.flatten(1)], None), images)
+    s, t = (
+        Output(torch.randn(2, 10), [torch.rand(2, *shape[1:]) for shape in side])
+        for side in (both.shapes.student, both.shapes.teacher)
+    )
+    for epoch in (1, 15, 20):
+        step = Step(s, t, torch.tensor([3, 0]), torch.zeros(2, dtype=torch.int64), epoch=epoch)
+        found, of_logits = both(step), logits(step)
+        assert found.keys() == {"cls", "div", "kd"}
+        expected = of_logits["target"] + 60 * of_logits["transport"]
+        torch.testing.assert_close(found["div"], expected)
+        torch.testing.assert_close(found["kd"], maps(step)["kd"])
+    with pytest.raises(ValueError, match="--transport_weight -1"):
+        registry["wkd"].build(shapes(), transport_weight=-1.0)
 
 
 @pytest.mark.parametrize(
