@@ -68,7 +68,7 @@ class Evidential(Transform):
     Args:
         shapes: sizes of the networks and the data set.
         ekd_prior: logarithm of the prior weight of a class, lambda; where it is learned, its first value
-        ekd_learn_prior: learn lambda, one for each network
+        ekd_learn_prior: learn lambda, one for each network (officially from 1)
         ekd_evidence: of the second order, from logits
         ekd_weight: weight of the second order
         ekd_warmup: epochs over which it rises linearly to its full weight, 0 for none

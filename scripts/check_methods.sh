@@ -49,7 +49,7 @@ check wkd_l
 check wkd_f
 check wkd
 check mlkd
-check ekd --ekd_warmup 1
+check ekd
 "$PYTHON" report.py --dataset cifar100
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2
