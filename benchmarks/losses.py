@@ -132,6 +132,10 @@ LITERAL: dict[str, Callable[[Distiller, Output, Output, Step], Tensor]] = {
         literal.vid(loss.regressor, loss.log_scale, *maps)
         for loss, *maps in zip(m.losses, s.features[1:-1], t.features[1:-1], strict=True)
     ),
+    "wkd": lambda m, s, t, x: (
+        literal.wkd_logit(s.logits, t.logits, x.target, m.logits.cost, 1.0, m.transport_weight, m.temperature)
+        + weights("wkd")[1] * literal.wkd_feature(m.maps.project(s.features[-2]), t.features[-2], m.maps.loss.rho)
+    ),
     "wkd_f": lambda m, s, t, x: literal.wkd_feature(m.project(s.features[-2]), t.features[-2], m.loss.rho),
     "wkd_l": lambda m, s, t, x: literal.wkd_logit(
         s.logits, t.logits, x.target, m.cost, *weights("wkd_l"), m.temperature
@@ -149,9 +153,9 @@ def own_loss(name: str, m: Distiller, x: Step) -> Tensor:
     if name == "mlkd":
         views = TwoViews(x.student.logits, x.teacher.logits, x.student.strong_logits, x.teacher.strong_logits)
         return sum(mlkd_terms(views, m.temperature).values())
-    if isinstance(m, LogitDistiller):
+    if isinstance(m, LogitDistiller) or name == "wkd":
         pair = LogitPair(x.student.logits, x.teacher.logits, x.target, m.temperature, x.epoch)
-        terms = {**m.logit_terms(m.transformed(pair)), **m.added_terms(pair)}
+        terms = {**m.logit_terms(m.transformed(pair)), **m.added_terms(pair), **m.feature_terms(x)}
         return sum(registry[name].weights[flag] * terms[m.weighs[flag]] for flag in "ab" if flag in m.weighs)
     return m.kd(x)
 
@@ -163,7 +167,7 @@ def compiled(case: Case) -> Case:
 
 
 def depends_on_classes(name: str) -> bool:
-    return issubclass(registry[name].build, LogitDistiller) or name in ("catkd", "srrl")
+    return issubclass(registry[name].build, LogitDistiller) or name in ("catkd", "srrl", "wkd")
 
 
 @functools.cache
@@ -181,8 +185,8 @@ def make_method(name: str, sizes: Sizes) -> Distiller:
     m = registry[name].build(known, **options).train()
     m.transforms.extend(transform_registry[flag](known) for flag in m.implies)
     m.temperature = registry[name].temperature
-    if name == "wkd_l":
-        m.cost = transport_cost(class_similarity(torch.randn(sizes.classes, 4, 2)))
+    if name in ("wkd_l", "wkd"):
+        (m if name == "wkd_l" else m.logits).cost = transport_cost(class_similarity(torch.randn(sizes.classes, 4, 2)))
     elif type(m).prepare is not Distiller.prepare:
         m.prepare(model_dict[sizes.teacher](num_classes=sizes.classes), ())
     if name == "kdsvd":  # the literal version keeps the signs that the routine gives

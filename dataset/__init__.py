@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from . import cifar10, cifar100, folder, imagenet, shapes100, tiny_imagenet
 from .augment import Augmenter
 from .contrast import ContrastLoader, ContrastSampler
 from .disk import PHOTOGRAPH, DiskLoader
-from .files import Layout, Splits, checked, choose_side, decoded, find_statistics, fits
+from .files import Layout, Splits, checked, choose_side, decoded, find_statistics, fits, note_left_out
 from .listing import ImageFiles
 from .loader import Batch, DataError, ImageData, Loader, MemoryLoader
 from .remembered import Remembered
@@ -197,6 +198,7 @@ class Data:
         mean, std: by which images are normalised.
         identity: tells the test images and their normalisation from others of the same name; empty where there are no
             others.
+        contents: likewise of all files, by their names, sizes and classes, wherever they lie; in words.
     """
 
     train: Loader
@@ -207,6 +209,7 @@ class Data:
     std: tuple[float, ...]
     val: Loader | None = None
     identity: str = ""
+    contents: str = ""
 
     @property
     def held(self) -> Loader:
@@ -244,10 +247,11 @@ def get_dataset(
             train, test, notes = entry.load(Path(folder))
         splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
         facts, look_of, identity = look(name, folder), (reading.mean or entry.mean, reading.std or entry.std), ""
+        contents = ""
     else:
         facts = look(name, folder, reading.image_size)
         with _readable(folder):
-            splits, look_of, identity = _from_files(entry, Path(folder), facts.side, subset, reading)
+            splits, look_of, identity, contents = _from_files(entry, Path(folder), facts.side, subset, reading)
 
     def loader(part: Any, train: bool) -> Loader:
         """The loader of a split, from memory or from disk."""
@@ -263,7 +267,7 @@ def get_dataset(
     if reading.rand_augment or reading.random_erasing or reading.rotation:
         changes = (reading.rand_augment, reading.random_erasing, train.normalise, seed, reading.rotation)
         train.augment(Augmenter(*changes))
-    return Data(train, test, facts.classes, splits.notes, *look_of, val, identity)
+    return Data(train, test, facts.classes, splits.notes, *look_of, val, identity, contents)
 
 
 def _divide(splits: Splits, subset: int | None, share: float | None) -> Splits:
@@ -277,16 +281,19 @@ def _divide(splits: Splits, subset: int | None, share: float | None) -> Splits:
 
 def _from_files(
     entry: Dataset, folder: Path, side: tuple[int, int], subset: int | None, reading: Reading
-) -> tuple[Splits, tuple[tuple[float, ...], tuple[float, ...]], str]:
-    """Read what a layout lists; gives the parts, mean and deviation, and what tells the test images from others."""
+) -> tuple[Splits, tuple[tuple[float, ...], tuple[float, ...]], str, str]:
+    """Read what a layout lists; gives the parts, mean and deviation, and `identity` and `contents` of `Data`."""
     root, threads, notes = entry.layout.locate(folder), max(1, reading.workers), []
     train, test = entry.layout.splits(root)
+    note_left_out((train, test), notes)
     kept = Remembered(root, reading.fallback)
     mean, std = reading.mean or entry.mean, reading.std or entry.std
     if mean is None or std is None:  # of all training images, so that a teacher and students on a part agree
-        found = find_statistics(train, side, threads, kept, notes)
+        found = find_statistics(train, side, threads, kept)
         mean, std = mean or found[0], std or found[1]
     identity = f"{test.fingerprint()} {side} {mean} {std}"
+    digest = hashlib.sha256((train.contents() + test.contents()).encode()).hexdigest()[:8]
+    contents = f"{len(train)} + {len(test)} images, {digest}"
     splits = _divide(Splits(train, test, notes=notes), subset, reading.val_split)
     budget = entry.layout.budget if reading.memory_budget is None else reading.memory_budget
     if fits(splits, side, budget):
@@ -298,7 +305,8 @@ def _from_files(
         splits = decoded(splits, side, threads, reading.skip_bad_images)
     else:
         splits = checked(splits, threads, reading.skip_bad_images, kept)
-    return splits, (mean, std), identity
+    notes += kept.write()  # only now: what is refused is left as it was
+    return splits, (mean, std), identity, contents
 
 
 def read_arrays(name: str, folder: str | Path, workers: int = 1) -> Arrays:
@@ -321,5 +329,6 @@ def read_arrays(name: str, folder: str | Path, workers: int = 1) -> Arrays:
         raise DataError(
             f"{name} takes more than {entry.layout.budget:g} GiB of memory; name a folder with fewer images"
         )
+    note_left_out((splits.train, splits.test), splits.notes)
     splits = decoded(splits, side, workers, skip=False)
     return splits.train, splits.test, splits.notes

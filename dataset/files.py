@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,8 @@ def statistics(files: ImageFiles, side: Side, threads: int) -> Statistics:
     return tuple(round(m, ROUNDED) for m in mean), tuple(round(s, ROUNDED) for s in std)
 
 
-def find_statistics(files: ImageFiles, side: Side, threads: int, kept: Remembered, notes: list[str]) -> Statistics:
-    """What `statistics` gives, remembered."""
+def find_statistics(files: ImageFiles, side: Side, threads: int, kept: Remembered) -> Statistics:
+    """What `statistics` gives, to be remembered."""
     key = f"statistics {side[0]}x{side[1]} {files.fingerprint()}"
     known = kept.get(key)
     try:
@@ -130,13 +131,23 @@ def find_statistics(files: ImageFiles, side: Side, threads: int, kept: Remembere
     except (TypeError, KeyError, ValueError):  # nothing is known, or a user has edited it
         pass
     mean, std = statistics(files, side, threads)
-    _note_kept(kept.put(key, {"mean": mean, "std": std}), kept, "mean and deviation of the training images", notes)
+    kept.put(key, {"mean": mean, "std": std}, "mean and deviation of the training images")
     return mean, std
 
 
-def _note_kept(file: Path | None, kept: Remembered, what: str, notes: list[str]) -> None:
-    if file is None:
-        notes.append(f"{what} cannot be kept in {kept.files[-1]}; they are found out anew at each start")
+def note_left_out(parts: Sequence[ImageFiles], notes: list[str]) -> None:
+    """Count and name the files of a data set that look like images of it and were not listed.
+
+    Args:
+        parts: listings of its splits.
+        notes: gets a line for files with other endings, and one for images that belong to no class.
+    """
+    others, loose = ([path for part in parts for path in getattr(part, kind)] for kind in ("others", "loose"))
+    if others:
+        endings = sorted({os.path.splitext(path)[1].lower() or "none" for path in others})
+        notes.append(f"left out are {len(others)} files with other endings ({in_short(endings)}): {in_short(others)}")
+    if loose:
+        notes.append(f"left out are {len(loose)} images beside the classes' folders: {in_short(loose)}")
 
 
 def decoded(splits: Splits, side: Side, threads: int, skip: bool) -> Splits:
@@ -171,7 +182,7 @@ def checked(splits: Splits, threads: int, skip: bool, kept: Remembered) -> Split
         splits: of files.
         threads: that read.
         skip: leave out bad files instead of refusing them.
-        kept: where the result is kept.
+        kept: gets the result.
 
     Raises:
         DataError: there are bad files, or all of a class are.
@@ -183,7 +194,7 @@ def checked(splits: Splits, threads: int, skip: bool, kept: Remembered) -> Split
         if not _is_list_of_bad(bad, len(files)):
             found = over_files(files.paths(), check_image, threads, f"checking {name} images")
             bad = [(position, str(result)) for position, result in found if isinstance(result, BadImage)]
-            _note_kept(kept.put(key, bad), kept, f"the results of checking the {name} images", splits.notes)
+            kept.put(key, bad, f"the results of checking the {name} images")
         problems += [f"{files.path(position)} {reason}" for position, reason in bad]
         total += len(files)
         setattr(done, name, files.take(_others(bad, files)) if bad and skip else files)

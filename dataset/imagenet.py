@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .listing import ENDINGS, ImageFiles, class_names, entries, images_below, list_classes, list_labelled, read_lines
+from .listing import ENDINGS, ImageFiles, class_names, folders, images_below, list_classes, list_labelled, read_lines
 from .loader import DataError
 
 MEAN = (0.485, 0.456, 0.406)
@@ -64,14 +64,12 @@ def splits(root: Path) -> tuple[ImageFiles, ImageFiles]:
     train = list_classes(root, "train", names)
     if not (root / "val").is_dir():
         raise DataError(f"{root} has no folder val; unpack ILSVRC2012_img_val.tar into it")
-    there = entries(root / "val")
-    if any(entry.is_dir() for entry in there):
+    if folders(root / "val"):
         test = list_classes(root, "val", names)
-        loose = [entry.name for entry in there if entry.name.lower().endswith(ENDINGS)]
-        if loose:
+        if test.loose:
             raise DataError(
-                f"{root / 'val'} has class folders and {len(loose)} images beside them, {loose[0]} for instance: sort "
-                "these into the folders, too"
+                f"{root / 'val'} has class folders and {len(test.loose)} images beside them, {test.loose[0]} for "
+                "instance: sort these into the folders, too"
             )
         return train, test
     source, wnid_of = _validation_classes(root)

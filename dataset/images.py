@@ -49,6 +49,8 @@ def _open(path: str) -> Image.Image:
         raise BadImage("is empty" if empty else "is not an image") from None
     except OSError as error:  # without a number where it is Pillow's
         raise BadImage(f"cannot be read ({error.strerror})" if error.errno else "is truncated") from None
+    except pil.DecompressionBombError:  # of Pillow, whose limit is higher and which keeps the size to itself
+        raise BadImage(f"has more than {MOST_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # a damaged header can raise nearly anything
         raise BadImage(f"has a damaged header ({type(error).__name__})") from None
     width, height = image.size

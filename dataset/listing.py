@@ -12,7 +12,11 @@ import numpy as np
 
 from .loader import DataError, Labelled
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+# what every Pillow reads that may be installed; .avif is not among them, which wheels have been able to since 11.3
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+# ends of the names of what lies beside images and is no image: nothing is said of these files
+COMPANIONS = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".log", ".mat", ".ini", ".db")
+COMPANIONS += ("readme", "license")
 
 
 @dataclass
@@ -24,12 +28,16 @@ class ImageFiles(Labelled):
         names: (N,) names as the file system's bytes, which take less memory than text.
         stamps: (N, 2) int64, bytes and time of the last change (ns).
         labels: (N,) int64, 0 to C - 1.
+        others: paths of files that were left out for their endings; a part of the split has none.
+        loose: likewise of images beside the classes' folders.
     """
 
     root: Path
     names: np.ndarray
     stamps: np.ndarray
     labels: np.ndarray
+    others: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, root: Path, found: Iterable[os.DirEntry], labels: Sequence[int]) -> ImageFiles:
@@ -65,12 +73,20 @@ class ImageFiles(Labelled):
         """Paths of all files."""
         return [self.path(position) for position in range(len(self))]
 
+    def contents(self) -> str:
+        """A digest of names, sizes in bytes and labels: the same one for a copy elsewhere."""
+        return _digest(self.names, self.stamps[:, 0], self.labels)
+
     def fingerprint(self) -> str:
         """A digest of names, sizes and times: another one where a file was changed."""
-        digest = hashlib.sha256()
-        for array in (self.names, self.stamps, self.labels):
-            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-        return digest.hexdigest()[:32]
+        return _digest(self.names, self.stamps, self.labels)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:32]
 
 
 def entries(folder: Path | str) -> list[os.DirEntry]:
@@ -86,13 +102,62 @@ def entries(folder: Path | str) -> list[os.DirEntry]:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from None
 
 
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one.
+
+    Raises:
+        DataError: it is a link to itself, or to what is closed.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise DataError(f"{entry.path} cannot be read ({error.strerror})") from None
+
+
+def folders(folder: Path | str) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    return [entry.name for entry in entries(folder) if is_folder(entry)]
+
+
+def files_below(folder: Path | str, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry]:
+    """The files in a folder and below it by name, but for hidden ones.
+
+    Args:
+        folder: to be gone through.
+        above: real paths of the folders on the way to it; empty where the way begins.
+
+    Raises:
+        DataError: a link leads back to a folder on the way, so that there is no end.
+    """
+    here = os.path.realpath(folder)
+    above = above or (os.path.realpath(os.path.dirname(folder)),)
+    if any(f"{path}{os.sep}".startswith(os.path.join(here, "")) for path in above):
+        raise DataError(f"{folder} is a link that leads back to {here}, in which it lies; remove the link")
+    for entry in entries(folder):
+        if is_folder(entry):
+            yield from files_below(entry.path, (*above, here))
+        else:
+            yield entry
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(ENDINGS)
+
+
 def images_below(folder: Path | str) -> Iterator[os.DirEntry]:
     """The files with an image's ending in a folder and below it, by name."""
-    for entry in entries(folder):
-        if entry.is_dir():
-            yield from images_below(entry.path)
-        elif entry.name.lower().endswith(ENDINGS):
-            yield entry
+    return filter(_is_image, files_below(folder))
+
+
+def _sorted_out(files: Iterable[os.DirEntry]) -> tuple[list[os.DirEntry], list[str]]:
+    """The images among files, and the paths of what may be images that are not read."""
+    images, others = [], []
+    for entry in files:
+        if _is_image(entry):
+            images.append(entry)
+        elif not entry.name.lower().endswith(COMPANIONS):
+            others.append(entry.path)
+    return images, others
 
 
 def class_names(folder: Path) -> list[str]:
@@ -101,25 +166,13 @@ def class_names(folder: Path) -> list[str]:
     Raises:
         DataError: there are fewer than two.
     """
-    names = [entry.name for entry in entries(folder) if entry.is_dir()]
+    names = folders(folder)
     if len(names) < 2:
         raise DataError(f"{folder} must hold a folder of images for each of at least two classes; it has {len(names)}")
     return names
 
 
-def list_classes(root: Path, split: str, classes: list[str]) -> ImageFiles:
-    """The images in `root/split/CLASS/` and below, class by class.
-
-    Args:
-        root: of the data set.
-        split: folder below it.
-        classes: names of the classes, in the order of their labels.
-
-    Raises:
-        DataError: the folders are others than the classes, or one holds no image.
-    """
-    folder = root / split
-    there = [entry.name for entry in entries(folder) if entry.is_dir()]
+def _check_classes(folder: Path, there: Iterable[str], classes: list[str]) -> None:
     missing, unknown = sorted({*classes} - {*there}), sorted({*there} - {*classes})
     if missing or unknown:
         parts = [f"lacks {missing[0]}" if missing else "", f"has {unknown[0]} besides" if unknown else ""]
@@ -128,13 +181,33 @@ def list_classes(root: Path, split: str, classes: list[str]) -> ImageFiles:
             f"the classes of {folder} are not those of the training images: it {' and '.join(filter(None, parts))} "
             f"({count})"
         )
+
+
+def list_classes(root: Path, split: str, classes: list[str], besides: Sequence[str] = ()) -> ImageFiles:
+    """The images in `root/split/CLASS/` and below, class by class.
+
+    Args:
+        root: of the data set.
+        split: folder below it.
+        classes: names of the classes, in the order of their labels.
+        besides: names of folders in it that are passed over.
+
+    Raises:
+        DataError: the folders are others than the classes, or one holds no image.
+    """
+    folder = root / split
+    _check_classes(folder, [name for name in folders(folder) if name not in besides], classes)
+    loose, others = _sorted_out(entry for entry in entries(folder) if not is_folder(entry))
     parts = []
     for label, name in enumerate(classes):
-        found = list(images_below(folder / name))
+        found, left = _sorted_out(files_below(folder / name))
         if not found:
             raise DataError(f"{folder / name} holds no image ({' '.join(ENDINGS)}); remove the folder or fill it")
         parts.append(ImageFiles.of(root, found, [label] * len(found)))
-    return ImageFiles.joined(parts)
+        others += left
+    files = ImageFiles.joined(parts)
+    files.others, files.loose = tuple(others), tuple(entry.path for entry in loose)
+    return files
 
 
 def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: Path) -> ImageFiles:
@@ -149,7 +222,7 @@ def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: P
     Raises:
         DataError: images without a label, labels without an image, or no image at all.
     """
-    found = list(images_below(root / split))
+    found, others = _sorted_out(files_below(root / split))
     if not found:
         raise DataError(f"{root / split} holds no image ({' '.join(ENDINGS)})")
     lacking = [entry.name for entry in found if entry.name not in label_of]
@@ -160,7 +233,9 @@ def list_labelled(root: Path, split: str, label_of: Mapping[str, int], source: P
         raise DataError(
             f"{root / split} lacks {len(absent)} images that {source} names, {absent[0]} for instance; unpack it again"
         )
-    return ImageFiles.of(root, found, [label_of[entry.name] for entry in found])
+    files = ImageFiles.of(root, found, [label_of[entry.name] for entry in found])
+    files.others = tuple(others)
+    return files
 
 
 def _stamp(entry: os.DirEntry) -> tuple[int, int]:

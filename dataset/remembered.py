@@ -14,7 +14,8 @@ NAME = "kd_dataset.json"
 class Remembered:
     """Plain data by key in a small JSON file beside a data set, or elsewhere where its folder cannot be written.
 
-    An unreadable file counts as empty. What cannot be kept is found out anew the next time.
+    An unreadable file counts as empty. What cannot be kept is found out anew the next time. Nothing is written before
+    `write`: a data set that is refused is left as it was.
 
     Args:
         root: folder of the data set.
@@ -23,14 +24,30 @@ class Remembered:
 
     def __init__(self, root: Path, fallback: Path | None = None):
         self.files = [root / NAME, *([fallback] if fallback else [])]
+        self.found: dict[str, Any] = {}
+        self.about: list[str] = []
 
     def get(self, key: str) -> Any:
-        """What was put under a key, None where nothing was."""
+        """What was written under a key, None where nothing was."""
         return next((known[key] for known in map(_read, self.files) if key in known), None)
 
-    def put(self, key: str, value: Any) -> Path | None:
-        """Keep a value; gives the file that has it now, None where neither could be written."""
-        return next((file for file in self.files if _write(file, {**_read(file), key: value})), None)
+    def put(self, key: str, value: Any, about: str) -> None:
+        """Keep a value from the next `write` on.
+
+        Args:
+            key: under which it is got.
+            value: plain data.
+            about: what it tells, in the plural.
+        """
+        self.found[key] = value
+        self.about.append(about)
+
+    def write(self) -> list[str]:
+        """Write what was put; gives notes for the user, of what could not be written anywhere."""
+        if not self.found or any(_write(file, {**_read(file), **self.found}) for file in self.files):
+            return []
+        where = self.files[-1]
+        return [f"{about} cannot be kept in {where}; they are found out anew at each start" for about in self.about]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import FeatureNetwork, UnknownNetwork, build, build_pretrained, is_pretrained, model_dict, project_name
 
@@ -95,6 +96,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         with plain_data, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of what is no checkpoint
             content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged_part(path)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise UserError(
@@ -106,26 +108,56 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} may not be read (permission denied)") from None
     except Exception:  # a damaged file can raise nearly anything; the text speaks of zip archives and pickle opcodes
         raise UserError(f"{path} is truncated or not a torch checkpoint; fetch or copy it again") from None
+    if damaged:
+        raise UserError(f"{path} is damaged (the checksum of its part {damaged} is wrong); fetch or copy it again")
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint (it holds a {type(content).__name__}, not a dictionary)")
     return content
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of a checkpoint in the zip format that its checksum does not fit; the old format has none."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as parts:
+        return parts.testzip()
 
 
 def weights_of(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Tensor]:
     """The network's state dict in a checkpoint of RepDistiller, mdistiller or their descendants.
 
     Args:
-        content: what `load_checkpoint` returned: the state dict itself or a dictionary with it under `model`.
+        content: what `load_checkpoint` returned: the state dict itself or a dictionary with it under `model` or
+            `state_dict`. Of mdistiller's whole distillers it is the student's.
         path: for the message.
 
     Raises:
         UserError: there is no state dict in it.
     """
-    state = content.get("model", content)
+    state = content.get("model", content.get("state_dict", content))
     plain = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not plain or not state:
         raise UserError(f"{path} holds no network weights (expected a state dict or one under the key 'model')")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in state.items()}
+    students = {key.removeprefix("student."): weights[key] for key in weights if key.startswith("student.")}
+    return students or weights
+
+
+def _check_numbers(network: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Refuse weights that are no real numbers, or not finite; other buffers may hold anything.
+
+    Raises:
+        UserError: it names the first.
+    """
+    trained = {name for name, _ in network.named_parameters()}
+    for key, value in state.items():
+        if key not in trained and not key.endswith(("running_mean", "running_var")):
+            continue
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {key} is of {kind} numbers, and weights are of real ones")
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {key} has values that are not finite: the weights are damaged")
 
 
 @functools.cache
@@ -216,7 +248,8 @@ def load_network(
         taps: see `models.build`.
 
     Raises:
-        UserError: as `load_checkpoint`; or the weights belong to another architecture or class count, or cannot be had.
+        UserError: as `load_checkpoint`; or the weights belong to another architecture or class count, cannot be had, or
+            are not finite.
     """
     if is_pretrained(str(path)):
         with _one_line_errors():
@@ -233,8 +266,10 @@ def load_network(
         _check_classes(path, classes_of(model, state), num_classes)
     classes = num_classes or _rows_of_last_matrix(state)
     network = new_network(model, classes, size, taps)
+    inner = getattr(network, "deployed", network)
+    _check_numbers(inner, state, path)
     try:
-        getattr(network, "deployed", network).load_state_dict(state)
+        inner.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"the weights in {path} do not fit {model} with {classes} classes: {reason}") from None

@@ -38,6 +38,12 @@ INCIDENTAL = (
 # what runs of older versions, which had no such options, did
 FORMERLY = {"processes": 1, "sync_bn": False, "lr_schedule": "step"}
 FORMERLY |= {"rand_augment": 0.0, "random_erasing": 0.0, "rotation": 0.0}
+UNKNOWN_FORMERLY = ("contents",)  # what these did not note
+WHY = {
+    "contents": "the images, their classes or their number are others now",
+    "precision": "--precision auto finds another format here; go on where it finds the first one",
+}
+_locked: set[int] = set()  # descriptors of the folders of this process's runs
 RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
 LONGEST_NAME = 200
 
@@ -46,6 +52,22 @@ def safe_name(text: str) -> str:
     """`text` in characters that are safe in a file name everywhere, cut with a checksum where it is too long."""
     name = re.sub(r"[^A-Za-z0-9.+=_-]+", "-", text).strip(".")
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{zlib.crc32(name.encode()):08x}"
+
+
+def _unlock(folder: int) -> None:
+    _locked.discard(folder)
+    os.close(folder)
+
+
+def _leave_locks() -> None:
+    """In a forked process, a loader's worker for instance: it would hold them for as long as it outlives the run."""
+    for folder in _locked:
+        os.close(folder)
+    _locked.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 class Run:
@@ -129,10 +151,14 @@ class Run:
                 raise ValueError
         except (OSError, ValueError):
             raise UserError(f"{self.folder}/options.json is missing or damaged; delete the folder") from None
-        for key in sorted({*before, *self.options} - {*INCIDENTAL}):
+        ignored = {*INCIDENTAL, *(key for key in UNKNOWN_FORMERLY if key not in before)}
+        if self.finished:  # nothing is computed any more; what the user asks for is in the folder's name
+            ignored.add("precision")
+        for key in sorted({*before, *self.options} - ignored):
             old, new = before.get(key, FORMERLY.get(key)), self.options.get(key)
             if old != new:
-                raise UserError(f"--resume: {self.folder} was started with {key} = {old}, not {new}")
+                why = f" ({WHY[key]})" if key in WHY else ""
+                raise UserError(f"--resume: {self.folder} was started with {key} = {old}, not {new}{why}")
 
     def _make_folder(self) -> None:
         created = next((p for p in reversed([self.folder, *self.folder.parents]) if not os.path.exists(p)), None)
@@ -151,7 +177,8 @@ class Run:
         if fcntl is None:
             return
         folder = os.open(self.folder, os.O_RDONLY)
-        at_end(lambda: os.close(folder))
+        _locked.add(folder)
+        at_end(lambda: _unlock(folder))
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -170,7 +197,7 @@ class Run:
             UserError: the file is damaged or does not fit.
         """
         path = self.folder / "resume.pth"
-        state = distributed.share(load_checkpoint(path) if distributed.is_main() and path.exists() else None)
+        state = distributed.share(self._load_state(path) if distributed.is_main() and path.exists() else None)
         if state is None:
             return
         try:
@@ -185,6 +212,12 @@ class Run:
             raise UserError(f"{path} does not fit this run ({reason}); delete {self.folder}") from None
         # lines of epochs that were cut off before their resume.pth are dropped
         self._write_metrics()
+
+    def _load_state(self, path: Path) -> dict[str, Any]:
+        try:
+            return load_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"{str(error).partition(';')[0]}; delete {self.folder} to begin anew") from None
 
     def progress(self, label: str, done: int, steps: int) -> Progress:
         """The display of an epoch, `done` steps into its phase."""

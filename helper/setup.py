@@ -43,6 +43,7 @@ from .teacher_cache import LogitCache, cache_facts
 
 MOST_WORKERS = 8  # RepDistiller's number of loader processes
 TIMED_STEPS = 3
+LITTLE = 0.04  # of the way from guessing to always right, which a teacher should be above
 
 
 def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
@@ -81,7 +82,7 @@ def load_data(opt: argparse.Namespace, precision: Precision) -> Data:
     for loader in loaders.values():
         loader.shard(distributed.rank(), distributed.size())
     if files:
-        opt.image_size, opt.mean, opt.std = data.train.side, data.mean, data.std
+        opt.image_size, opt.mean, opt.std, opt.contents = data.train.side, data.mean, data.std, data.contents
         if not opt.quiet:
             print(_in_words(data, opt), flush=True)
     return data
@@ -473,7 +474,13 @@ def measure_teacher(run: Run, opt: argparse.Namespace, teacher: Teacher, data: D
         accuracy = evaluate(teacher.network, data.val, teacher.precision)["test_acc"]
         run.facts["teacher_val_acc"] = accuracy
     if not opt.quiet:
-        print(f"teacher {run.options['model_t']}: {run.split} acc {accuracy:.2f}", flush=True)
+        guessed, comment = 100 / data.classes, ""
+        if accuracy < guessed + LITTLE * (100 - guessed):
+            comment = (
+                f", hardly better than guessing ({guessed:.2f}): its weights, the images' normalisation or the order "
+                "of the classes are not those of its training"
+            )
+        print(f"teacher {run.options['model_t']}: {run.split} acc {accuracy:.2f}{comment}", flush=True)
 
 
 def test_once(run: Run, step: TrainStep, teacher: Teacher | None, test: Loader) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,6 +17,7 @@ from dataset import Batch, Loader
 from distiller_zoo.base import Needs, Output
 from models import is_pretrained, model_dict, project_name
 
+from . import distributed
 from .checkpoint import check_model, digest, load_checkpoint
 from .errors import UserError
 from .inference import Inference
@@ -32,7 +35,17 @@ def _folder_name(path: str) -> str | None:
     """The network whose name the checkpoint's folder begins with, the longest one that fits."""
     folder = Path(path).absolute().parent.name
     fitting = [known for known in model_dict if folder == known or folder.startswith(known + "_")]
-    return max(fitting, key=len, default=None)
+    return max(fitting, key=len, default=None) or _noted_name(path)
+
+
+def _noted_name(path: str) -> str | None:
+    """The network that options.json beside the checkpoint names, where it is a run's, a student's for instance."""
+    try:
+        options = json.loads((Path(path).absolute().parent / "options.json").read_text(encoding="utf-8"))
+        name = options.get("model_s") or options.get("model")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def check_teacher_file(path: str) -> None:
@@ -200,8 +213,15 @@ def evaluate(
     return {name.replace("test_", f"{split}_", 1): value for name, value in meter.read().items()}
 
 
+@torch.no_grad()
+def _first_answers(teacher: Teacher, loader: Loader) -> str:
+    """A digest of the classes of the main process's first images: others, or a network with other code, have another."""
+    classes = teacher.network(next(iter(loader)).images).argmax(1).tolist()
+    return distributed.share(hashlib.sha256(str(classes).encode()).hexdigest()[:8])
+
+
 def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Path) -> float:
-    """The teacher's test accuracy in percent, measured once per weights, data set and precision.
+    """The teacher's test accuracy in percent, measured once per weights, code, data set and precision.
 
     Args:
         teacher: the teacher.
@@ -209,7 +229,7 @@ def measured_accuracy(teacher: Teacher, loader: Loader, dataset: str, memory: Pa
         dataset: its name.
         memory: JSON file in which the figures are remembered; an unreadable one is measured anew.
     """
-    key = f"{dataset} {number_format(teacher.precision)} {teacher.digest}"
+    key = f"{dataset} {number_format(teacher.precision)} {teacher.digest} {_first_answers(teacher, loader)}"
     accuracy = recall(memory, key)
     if not isinstance(accuracy, float):
         accuracy = evaluate(teacher.network, loader, teacher.precision)["test_acc"]

@@ -1,14 +1,18 @@
 #!/bin/sh
 # Every method (but lg, for transformers alone) for a few epochs on a part of CIFAR-100, resnet56 -> resnet20, one seed:
-# shows that each learns and what it costs. Too short to rank methods. Finished runs are kept; a second call goes on where
-# the first stopped.
+# shows that each learns and what it costs. Too short to rank methods. Finished runs are kept; a second call goes on
+# where the first stopped.
 #
 #   TEACHER=FILE   checkpoint of a resnet56 (save/models/resnet56_vanilla/ckpt_epoch_240.pth)
 #   COMMON=FLAGS   for all runs (--subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0)
 #   PYTHON=FILE    the interpreter (.venv's where there is one)
 set -eu
-. "$(dirname "$0")/common.sh"
+cd "$(dirname "$0")/.."
 
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+fi
 TEACHER=${TEACHER:-save/models/resnet56_vanilla/ckpt_epoch_240.pth}
 COMMON=${COMMON:---subset 100 --epochs 3 --lr_decay_epochs 2 --warmup_epochs 0}
 failed=""

@@ -9,27 +9,80 @@
 #   EXTRA="--teacher_cache DIR"    further flags for every run of train_student.py
 #   PYTHON=FILE                    the interpreter (.venv's where there is one)
 #
-# and, as the first argument of the script, --list: print the commands, one on a line, instead. Other arguments go to
-# every run. A selection that fits no run is an error. Runs that are finished are skipped, those that were cut off go
-# on. One that fails does not stop the others; it is named at the end, with its log.
+# and, among the arguments of the script, --list: print the commands, one on a line, instead. Other arguments go to
+# every student, with a teacher or without; to a teacher's own training only where the list says so, since its file is
+# looked for in a folder whose name other flags would change. The folder of the data is named for every run by the
+# environment variable KD_DATA. A word of PAIRS or METHODS that fits no run is an error, before anything is started.
+# Runs that are finished are skipped, those that were cut off go on. One that fails does not stop the others; it is
+# named at the end, with its log.
 # shellcheck shell=sh
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 fi
-LIST=
-if [ "${1:-}" = --list ]; then
-    LIST=1
+LIST=  # --list, or --names: print what `selected` is asked, "METHOD TEACHER:STUDENT" on a line, and run nothing
+for word; do
     shift
-fi
+    case $word in
+        --list | --names) LIST=$word ;;
+        *) set -- "$@" "$word" ;;
+    esac
+done
 logs=save/logs
 selection=  # whether any run was selected
 nothing=4   # exit code where none was
 
-# selected WORD LIST: whether a word is in a list; every word is in an empty one
+# selected METHOD TEACHER:STUDENT: whether a run is; without a teacher it is :STUDENT, and a teacher's own TEACHER:
 selected() {
-    case " ${2:-$1} " in *" $1 "*) ;; *) return 1 ;; esac
+    if [ "$LIST" = --names ]; then
+        echo "$1 $2"
+        return 1
+    fi
+    case " ${METHODS:-$1} " in *" $1 "*) ;; *) return 1 ;; esac
+    left=" " right=" "
+    case $2 in
+        :*) left= ;;
+        *:) right= ;;
+    esac
+    case " ${PAIRS:-$2} " in *"$left$2$right"*) ;; *) return 1 ;; esac
+}
+
+# unfit: reads what --names prints, and prints the words of PAIRS and METHODS that fit no run. A run from labels fits
+# every pair that it has half of, but only pairs that the list has (one that only trains from labels has none): else a
+# misspelt teacher would fit its student.
+unfit() {
+    awk -v pairs="${PAIRS:-}" -v methods="${METHODS:-}" '
+        function fits(run, word) {
+            if (run == word) return 1
+            if (run ~ /.:./ || (has_pairs && !(word in has))) return 0
+            return run ~ /^:/ ? substr(word, index(word, ":")) == run : index(word, run) == 1
+        }
+        function left_out(name, words, count, used,    i, text) {
+            for (i = 1; i <= count; i++) if (!(words[i] in used)) text = text (text ? " " : "") words[i]
+            return text ? " " name "=\047" text "\047" : ""
+        }
+        {
+            method[NR] = $1
+            pair[NR] = $2
+            has[$2]
+            if ($2 ~ /.:./) has_pairs = 1
+        }
+        END {
+            pair_count = split(pairs, pair_words)
+            method_count = split(methods, method_words)
+            for (i = 1; i <= method_count; i++) chosen[method_words[i]]
+            for (run = 1; run <= NR; run++) {
+                if (method_count && !(method[run] in chosen)) continue
+                if (!pair_count) method_used[method[run]]
+                for (i = 1; i <= pair_count; i++) if (fits(pair[run], pair_words[i])) {
+                    pair_used[pair_words[i]]
+                    method_used[method[run]]
+                }
+            }
+            printf "%s", left_out("PAIRS", pair_words, pair_count, pair_used)
+            printf "%s", left_out("METHODS", method_words, method_count, method_used)
+        }'
 }
 
 # method FLAGS...: what METHODS calls a run of train_student.py with these flags; `beside` is what a list sets where -a
@@ -70,8 +123,7 @@ run() {
 train() {
     model=$1
     shift
-    selected teachers "${METHODS:-}" || return 0
-    case " ${PAIRS:-$model:}" in *" $model:"*) ;; *) return 0 ;; esac
+    selected teachers "$model:" || return 0
     run "teacher-$model-$(echo "$*" | cksum | cut -d ' ' -f 1)" train_teacher.py --model "$model" --resume "$@"
 }
 
@@ -79,9 +131,8 @@ train() {
 plain() {
     students=$1
     shift
-    selected labels "${METHODS:-}" || return 0
     for student in $students; do
-        case "${PAIRS:-:$student} " in *":$student "*) ;; *) continue ;; esac
+        selected labels ":$student" || continue
         for trial in ${TRIALS:-1}; do
             # shellcheck disable=SC2086  # a flag and its value
             run "labels-$student-$trial-$(echo "$*" | cksum | cut -d ' ' -f 1)" \
@@ -94,7 +145,7 @@ plain() {
 distill_from() {
     file=$1 teacher=$2 student=$3
     shift 3
-    selected "$teacher:$student" "${PAIRS:-}" && selected "$(method "$@")" "${METHODS:-}" || return 0
+    selected "$(method "$@")" "$teacher:$student" || return 0
     for trial in ${TRIALS:-1}; do
         # shellcheck disable=SC2086
         run "$(method "$@")-$teacher-$student-$trial-$(echo "$*" | cksum | cut -d ' ' -f 1)" \
@@ -113,7 +164,7 @@ script() {
     name=$1
     shift
     status=0
-    PYTHON=$PYTHON INNER=1 sh "scripts/$name" ${LIST:+--list} "$@" || status=$?
+    PYTHON=$PYTHON INNER=1 sh "scripts/$name" ${LIST:+"$LIST"} "$@" || status=$?
     case $status in
         0) selection=fits ;;
         "$nothing") ;;
@@ -128,10 +179,14 @@ failed_script() {
     echo "scripts/$name" >> "$logs/failed.$$"
 }
 
+no_run_fits() {
+    echo "no run fits$1; --list alone shows them all" >&2
+}
+
 finish() {
     status=$?
     if [ "$status" = 0 ] && [ -z "$selection" ]; then
-        [ -n "${INNER:-}" ] || echo "no run fits PAIRS='${PAIRS:-}' METHODS='${METHODS:-}'; --list shows them all" >&2
+        [ -n "${INNER:-}" ] || no_run_fits " PAIRS='${PAIRS:-}' METHODS='${METHODS:-}'"
         exit "$nothing"
     fi
     [ -s "$logs/failed.$$" ] || exit "$status"
@@ -140,4 +195,14 @@ finish() {
     rm -f "$logs/failed.$$"
     exit 1
 }
+
+# A list is gone through twice: a misspelt word is better known before the runs, which take days, than after them. What
+# a script starts on its own is not started then.
+if [ -z "${INNER:-}" ] && [ -n "${PAIRS:-}${METHODS:-}" ]; then
+    words=$(PYTHON=: INNER=1 sh "scripts/${0##*/}" --names "$@" | unfit)
+    if [ -n "$words" ]; then
+        no_run_fits "$words"
+        exit "$nothing"
+    fi
+fi
 trap finish EXIT

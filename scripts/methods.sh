@@ -1,6 +1,6 @@
 # Sourced after common.sh: every method with its published weights on CIFAR-100, but for EKD, whose teachers are
-# evidential ones (run_cifar_ekd.sh). The weights that depend on the pair are those of the authors' configurations; where
-# these lack a pair, the one of resnet32x4 -> resnet8x4 is taken. MLKD's authors took 480 epochs for some pairs of
+# evidential ones (run_cifar_ekd.sh). The weights that depend on the pair are those of the authors' configurations;
+# where these lack a pair, the one of resnet32x4 -> resnet8x4 is taken. MLKD's authors took 480 epochs for some pairs of
 # different architectures, which are not named.
 # shellcheck shell=sh
 

@@ -3,7 +3,8 @@
 # The last two lines, under DKD and MLKD, are settings of the code's first upload. The priors are those that the
 # authors' teachers had learned. Another teacher learns another one, which is `log_prior` in its summary.json: give
 # that to the students instead, --ekd_prior X. common.sh says how to choose from the runs and how to list them;
-# further arguments go to every student.
+# further arguments go to every student. Where the data are not in ./data, KD_DATA names their folder, to the teachers
+# as well.
 set -eu
 . "$(dirname "$0")/common.sh"
 

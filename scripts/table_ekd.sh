@@ -1,7 +1,8 @@
 #!/bin/sh
 # EKD's table on CIFAR-100: plain students, evidential teachers and EKD.
 # Fetch the teachers first: sh scripts/fetch_pretrained_teachers.sh
-# common.sh says how to choose from the runs and how to list them; further arguments go to every run.
+# common.sh says how to choose from the runs and how to list them; further arguments go to every student. Where the
+# data are not in ./data, KD_DATA names their folder, to the teachers as well.
 set -eu
 . "$(dirname "$0")/common.sh"
 

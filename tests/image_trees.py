@@ -57,6 +57,15 @@ def make_tiny(root: Path, wnids=("n01443537", "n01629819", "n01641577"), train=4
     return folder
 
 
+def sort_tiny(folder: Path, below=".", count=None) -> None:
+    """Move Tiny-ImageNet's validation images, or the first so many, into `val/WNID/BELOW`, as many users have them."""
+    lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    for name, wnid, *_ in (line.split("\t") for line in lines[:count]):
+        target = folder / "val" / wnid / below
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / "val" / "images" / name).rename(target / name)
+
+
 WNIDS = ("n01440764", "n02119789", "n02100735")
 
 

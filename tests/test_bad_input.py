@@ -362,7 +362,7 @@ def test_train_teacher_refuses_alike(call, save, arguments, words, assert_one_li
         (("--kd_T", "-4"), ("--kd_T -4", "above 0")),
         (("--kd_T", "nan"), ("--kd_T nan",)),
         (("--kd_T", "inf"), ("--kd_T inf",)),
-        (("--distill", "ldrld", "--k", "1"), ("--k 1", "100")),
+        (("--distill", "ldrld", "--k", "1"), ("--k 1", "below 2")),
         (("--distill", "ldrld", "--k", "101"), ("--k 101", "100")),
         (("--distill", "ldrld", "--k", "few"), ("--k", "few")),
         (("--distill", "ldrld", "--form", "book"), ("--form", "book", "paper")),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -233,6 +234,8 @@ def test_bad_images_are_refused_before_anything_is_written(
     words = ("--path_t", make_teacher(classes=3), "--model_s", "resnet8", *flags, "--epochs", 1, "--quiet")
     expected = ("1 of 30 images cannot be used", "003.png is empty", "--skip_bad_images")
     assert_one_line_error(call("train_student", *words), *expected, save_folder=tmp_path / "save")
+    assert not (root / "kd_dataset.json").exists()
+    assert not (tmp_path / "save" / "datasets.json").exists()
     result = call("train_student", *words, "--skip_bad_images")
     assert result.code == 0, result.err
     assert "note: left out are 1 of 30 images" in result.err
@@ -257,3 +260,29 @@ def test_what_changes_the_images_is_in_the_run_name(root):
     words = ["--dataset", "folder", "--data_folder", str(root), "--val_split", "0.1", "--mean", "0.5,0.5,0.5"]
     opt = teacher_options([*words, "--image_size", "24"])
     assert opt.differs == {"val_split": 0.1, "mean": (0.5, 0.5, 0.5), "image_size": (24, 24)}
+
+
+def test_other_images_are_another_data_set(call, root, flags, tmp_path, assert_one_line_error):
+    """The folders have one name, and the same number of images of the same classes."""
+    other = make_folder(tmp_path / "other" / "insects", train=8)
+    (other / "train" / "bee").rename(other / "train" / "zebra")
+    (other / "val" / "bee").rename(other / "val" / "zebra")
+    same_look = ("--image_size", 16, "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2")
+    words = ("--model", "resnet8", *flags, *same_look, "--epochs", 1, "--quiet")
+    assert call("train_teacher", *words).code == 0
+    copy = tmp_path / "copy" / "insects"
+    shutil.copytree(root, copy)
+    assert call("train_teacher", *words, "--data_folder", copy, "--resume").code == 0
+    options = only(tmp_path / "save" / "models") / "options.json"
+    words = (*words, "--data_folder", other)
+    assert_one_line_error(call("train_teacher", *words, "--resume"), "contents = 24 + 6 images", "are others now")
+    before = json.loads(options.read_text())
+    assert before["contents"].startswith("24 + 6 images, ")
+    assert call("train_teacher", *words, "--trial", 2).code == 0
+    report = call("report.py".removesuffix(".py"), "--save_folder", tmp_path / "save", "--dataset", "folder")
+    assert report.code == 0, report.err
+    assert len(re.findall(r"contents 24 \+ 6 images, \w{8}", report.out)) == 2
+    # of a version that did not note it
+    del before["contents"]
+    options.write_text(json.dumps(before))
+    assert call("train_teacher", *words, "--resume").code == 0

@@ -1,20 +1,22 @@
 """A run that is stopped at any moment and resumed ends with the same files as one that was not."""
 
 import json
+import multiprocessing
 import os
 import re
 import resource
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from helper import checkpoint
+from helper import checkpoint, errors
 from helper.loops import TrainStep
-from helper.run import resume_command
+from helper.run import Run, resume_command
 
 QUICK = (
     *("--dataset", "shapes100", "--device", "cpu", "--precision", "fp32", "--quiet"),
@@ -355,6 +357,46 @@ def test_resume_with_another_length_leaves_the_run_alone(distil, files_below):
     before = files_below(folder)
     assert distil("kd", "--resume", "--epochs", "3")[0].code == 0
     assert files_below(folder) == before
+
+
+def change_options(save, **values):
+    path = run_folder(save) / "options.json"
+    options = {key: value for key, value in {**json.loads(path.read_text()), **values}.items() if value is not None}
+    path.write_text(json.dumps(options))
+
+
+def test_a_finished_run_is_so_wherever_auto_finds_another_precision(distil, assert_one_line_error):
+    _, save = distil("kd", "--epochs", "1", "--subset", "1")
+    change_options(save, precision="bf16")
+    assert distil("kd", "--epochs", "1", "--subset", "1", "--resume")[0].code == 0
+    (run_folder(save) / "summary.json").unlink()
+    result, _ = distil("kd", "--epochs", "1", "--subset", "1", "--resume")
+    assert_one_line_error(result, "precision = bf16, not fp32 (--precision auto finds another format here")
+
+
+def test_a_damaged_resume_file_says_what_to_delete(distil, assert_one_line_error):
+    _, save = distil("kd", "--epochs", "1", "--subset", "1")
+    (run_folder(save) / "summary.json").unlink()
+    path = run_folder(save) / "resume.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+    result, _ = distil("kd", "--epochs", "1", "--subset", "1", "--resume")
+    assert_one_line_error(result, str(path), f"delete {run_folder(save)} to begin anew")
+
+
+def test_a_forked_process_does_not_hold_the_folder(tmp_path):
+    """As a loader's worker, which may outlive a run that is killed."""
+    fcntl = pytest.importorskip("fcntl")
+    Run(tmp_path, tmp_path / "events", "resnet8", 1, 1)._keep_out_others()
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    errors._last.pop()()
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(other)
+        worker.kill()
+        worker.join()
 
 
 def test_a_folder_in_use_is_left_alone(distil, files_below, assert_one_line_error):

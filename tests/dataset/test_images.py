@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -77,6 +79,13 @@ def encoded(kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def claimed(width: int, height: int) -> bytes:
+    """A PNG file whose header tells another size."""
+    whole = encoded("PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
 BAD = {
     "empty": (b"", "is empty"),
     "text": (b"<html>not found</html>", "is not an image"),
@@ -88,6 +97,7 @@ BAD = {
     "float": (None, "floating-point"),
     "small": (None, "smaller than 8×8"),
     "large": (None, "more than 100 million"),
+    "bomb": (claimed(20_000, 20_000), "has more than 100 million pixels"),  # beyond Pillow's own limit
 }
 
 

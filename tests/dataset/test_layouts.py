@@ -1,6 +1,7 @@
 """Tiny-ImageNet, ImageNet and folders in their official layouts, and what is said of others."""
 
 import dataclasses
+import json
 import os
 import shutil
 import sys
@@ -8,11 +9,22 @@ import sys
 import numpy as np
 import pytest
 import torch
-from image_trees import WNIDS, make_cifar10, make_folder, make_imagenet, make_tiny, picture, save
+from image_trees import WNIDS, make_cifar10, make_folder, make_imagenet, make_tiny, picture, save, sort_tiny
 from PIL import Image
 from scipy.io import savemat
 
-from dataset import DataError, DiskLoader, MemoryLoader, Reading, cifar10, dataset_dict, get_dataset, imagenet, look
+from dataset import (
+    DataError,
+    DiskLoader,
+    MemoryLoader,
+    Reading,
+    cifar10,
+    dataset_dict,
+    get_dataset,
+    imagenet,
+    look,
+    read_arrays,
+)
 from dataset import folder as folder_set
 from dataset.files import choose_side
 from dataset.listing import list_classes
@@ -166,14 +178,27 @@ def spoiled(tmp_path):
 
 @pytest.mark.parametrize("budget", [None, 0.0])
 def test_bad_files_are_counted_and_named_or_skipped(spoiled, budget):
+    with pytest.raises(DataError, match="3 of 27 images cannot be used") as caught:
+        read("folder", spoiled, memory_budget=budget)
+    assert all(f"{name} {reason}" in str(caught.value) for name, reason in BAD.items())
     for _ in range(2):  # the second time from what is remembered, where they are read from disk
-        with pytest.raises(DataError, match="3 of 27 images cannot be used") as caught:
-            read("folder", spoiled, memory_budget=budget)
-        assert all(f"{name} {reason}" in str(caught.value) for name, reason in BAD.items())
-    data = read("folder", spoiled, memory_budget=budget, skip_bad_images=True)
-    assert (data.train.samples, data.test.samples) == (18, 6)
-    assert data.notes[0].startswith("left out are 3 of 27 images: ")
-    assert sum(len(batch.target) for batch in data.train) == 18
+        data = read("folder", spoiled, memory_budget=budget, skip_bad_images=True)
+        assert (data.train.samples, data.test.samples) == (18, 6)
+        assert data.notes[0].startswith("left out are 3 of 27 images: ")
+        assert sum(len(batch.target) for batch in data.train) == 18
+
+
+@pytest.mark.parametrize("budget", [None, 0.0])
+def test_nothing_is_written_where_images_are_refused(spoiled, tmp_path_factory, budget):
+    fallback = tmp_path_factory.mktemp("save") / "datasets.json"
+    before = sorted(spoiled.rglob("*"))
+    with pytest.raises(DataError, match="3 of 27 images cannot be used"):
+        read("folder", spoiled, memory_budget=budget, fallback=fallback)
+    assert sorted(spoiled.rglob("*")) == before
+    assert not fallback.exists()
+    read("folder", spoiled, memory_budget=budget, fallback=fallback, skip_bad_images=True)
+    kinds = [key.split()[0] for key in json.loads((spoiled / "kd_dataset.json").read_text())]
+    assert kinds == (["statistics"] if budget is None else ["statistics", "checked", "checked"])
 
 
 @pytest.mark.parametrize("budget", [None, 0.0])
@@ -197,11 +222,60 @@ def test_a_mended_file_is_checked_again(tmp_path):
 
 def test_hidden_and_other_files_are_left_alone(tmp_path):
     make_folder(tmp_path)
-    (tmp_path / "train" / "ant" / "notes.txt").write_text("x")
-    (tmp_path / "train" / "ant" / ".hidden.png").write_text("x")
+    for name in ("notes.txt", "Thumbs.db", "desktop.ini", ".DS_Store", "boxes.XML", "README", ".hidden.png"):
+        (tmp_path / "train" / "ant" / name).write_text("x")
+        (tmp_path / "train" / name).write_text("x")
     (tmp_path / "train" / ".cache").mkdir()
     save(tmp_path / "train" / "ant" / "below" / "x.png", picture(0))
-    assert read("folder", tmp_path).train.samples == 19
+    data = read("folder", tmp_path)
+    assert data.train.samples == 19
+    assert data.notes == []
+
+
+def test_files_with_other_endings_are_counted_and_named(tmp_path):
+    make_folder(tmp_path)
+    for name in ("train/ant/below/a.HEIC", "train/bee/b.tga", "train/bee/c.heic", "val/cat/noending", "train/d.avif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for budget in (None, 0.0):
+        (note,) = read("folder", tmp_path, memory_budget=budget).notes
+        assert "left out are 5 files with other endings (.avif, .heic, .tga and 1 more): " in note
+        assert note.endswith(f"{tmp_path}/train/d.avif, {tmp_path}/train/ant/below/a.HEIC, "
+                             f"{tmp_path}/train/bee/b.tga and 2 more")  # fmt: skip
+    assert read_arrays("folder", tmp_path)[2] == [note]
+
+
+def test_images_beside_the_classes_are_counted_and_named(tmp_path):
+    make_folder(tmp_path)
+    save(tmp_path / "train" / "x.png", picture(0))
+    save(tmp_path / "val" / "y.JPG", picture(0))
+    data = read("folder", tmp_path)
+    paths = f"{tmp_path}/train/x.png, {tmp_path}/val/y.JPG"
+    assert data.notes == [f"left out are 2 images beside the classes' folders: {paths}"]
+    assert (data.train.samples, data.test.samples) == (18, 6)
+
+
+def test_other_endings_of_a_flat_validation_set(tmp_path):
+    tiny = make_tiny(tmp_path)
+    (tiny / "val" / "images" / "val_9.heic").write_text("x")
+    (note,) = read("tiny_imagenet", tiny).notes
+    assert "left out are 1 files with other endings (.heic): " in note
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".JPE"])
+def test_rarer_endings_of_jpegs(tmp_path, ending):
+    make_folder(tmp_path, side=(24, 24), ending=ending)
+    data = read("folder", tmp_path)
+    assert (data.train.samples, data.test.samples, data.train.side) == (18, 6, (24, 24))
+    assert data.notes == []
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    make_folder(tmp_path / "data")
+    (tmp_path / "data" / "train" / "bee").rename(tmp_path / "bees")
+    (tmp_path / "data" / "train" / "bee").symlink_to(tmp_path / "bees")
+    (tmp_path / "data" / "train" / "cat" / "more").symlink_to("../ant")
+    assert torch.bincount(read("folder", tmp_path / "data").train.labels).tolist() == [6, 6, 12]
 
 
 def remove(path):
@@ -225,6 +299,14 @@ def remove(path):
         (lambda root: [p.write_bytes(b"") for p in root.glob("*/*/*")], "first 20 images can be read.* is empty"),
         (lambda root: [save(p, np.zeros((9, 9, 3), np.uint8)) for p in root.glob("*/*/*")], "of one colour"),
         (lambda root: (root / "train" / "ant" / "x.png").symlink_to(root / "nowhere"), "x.png cannot be read"),
+        (lambda root: (root / "train" / "ant" / "loop").symlink_to("."), "ant/loop is a link .* to .*/train/ant,"),
+        (lambda root: (root / "train" / "ant" / "loop").symlink_to(root), "train/ant/loop is a link .* to .*/data,"),
+        (lambda root: (root / "val" / "bee" / "loop").symlink_to(".."), "val/bee/loop is a link .* to .*/val,"),
+        (lambda root: (root / "train" / "loop").symlink_to("."), "/data/train/loop is a link .* to .*/train,"),
+        (lambda root: [(root / "train" / one / "x").symlink_to(f"../{other}") for one, other in
+                       (("ant", "bee"), ("bee", "ant"))], "train/ant/x/x is a link .* to .*/ant,"),
+        (lambda root: (root / "train" / "ant" / "x").symlink_to("x"), r"ant/x cannot be read \(Too many levels"),
+        (lambda root: (root / "train" / "x").symlink_to("x"), r"train/x cannot be read \(Too many levels"),
     ],
 )  # fmt: skip
 def test_bad_folders(tmp_path, spoil, words):
@@ -371,6 +453,57 @@ def test_tiny_imagenet(tmp_path):
             assert np.array_equal(data.test.pixels()[4].permute(1, 2, 0).numpy(), np.asarray(image))
     assert look("tiny_imagenet", tmp_path).recipe["lr_decay_epochs"] == (60, 120, 160)
     assert data.train.views == 162
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "the annotations"])
+@pytest.mark.parametrize("below", [".", "images"])
+def test_tiny_imagenet_with_validation_images_in_class_folders(tmp_path, below, left):
+    folder = make_tiny(tmp_path)
+    sort_tiny(folder, below)
+    if left != "the annotations":
+        (folder / "val" / "val_annotations.txt").unlink()
+    if left != "an empty folder":
+        (folder / "val" / "images").rmdir()
+    data = read("tiny_imagenet", tmp_path)
+    assert data.notes == []
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    with Image.open(folder / "val" / "n01629819" / below / "val_4.JPEG") as image:
+        assert np.array_equal(data.test.pixels()[3].permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_tiny_imagenet_with_copies_of_validation_images_in_class_folders(tmp_path):
+    folder = make_tiny(tmp_path)
+    shutil.copytree(folder / "val", tmp_path / "copy")
+    sort_tiny(folder, count=4)
+    shutil.copytree(tmp_path / "copy", folder / "val", dirs_exist_ok=True)
+    assert read("tiny_imagenet", tmp_path).test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def put_beside(root):
+    sort_tiny(root)
+    save(root / "val" / "val_9.JPEG", picture(0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: sort_tiny(root, count=1), r"folders by half: 5 images lie outside them, .*val/images/val_1.JPEG"),
+        (lambda root: sort_tiny(root, count=5), r"by half: 1 images lie outside them, .*val/images/val_5.JPEG"),
+        (put_beside, r"by half: 1 images lie outside them, .*val/val_9.JPEG"),
+        (lambda root: [sort_tiny(root), remove(root / "val" / "n01629819")], "lacks n01629819 .*1 missing, 0 unknown"),
+        (lambda root: [sort_tiny(root), remove(root / "val" / "images"), (root / "val" / "n01629819").rename(
+            root / "val" / "newt")], "lacks n01629819 and has newt besides"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("annotated", [True, False])
+def test_half_sorted_tiny_imagenet(tmp_path, spoil, words, annotated):
+    folder = make_tiny(tmp_path)
+    spoil(folder)
+    if not annotated:
+        (folder / "val" / "val_annotations.txt").unlink()
+    with pytest.raises(DataError, match=words) as caught:
+        read("tiny_imagenet", tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Which weights fit which network, at which size."""
 
+import re
+
 import pytest
 import torch
 from torchvision import models as zoo
 
-from helper.checkpoint import expected_shapes, fits, load_network
+from helper.checkpoint import expected_shapes, fits, load_checkpoint, load_network
 from helper.errors import UserError
 from models import build, model_dict
+
+ROLES = ("student", "teacher")
 
 
 @pytest.mark.parametrize("name", list(model_dict))
@@ -52,3 +56,57 @@ def test_a_file_for_a_network_of_another_package(tmp_path):
     assert torch.equal(network.deployed.features[0].weight, state["features.0.weight"])
     with pytest.raises(UserError, match="do not fit torchvision:squeezenet1_1 with 9 classes: size mismatch"):
         load_network("torchvision:squeezenet1_1", path, 9)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_changed_byte_is_found_where_the_format_has_checksums(tmp_path, old_format):
+    path = tmp_path / "resnet8.pth"
+    state = build("resnet8", 10).state_dict()
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
+    load_network("resnet8", path)
+    content = bytearray(path.read_bytes())
+    content[content.index(state["fc.weight"].numpy().tobytes())] ^= 0xFF
+    path.write_bytes(content)
+    if old_format:
+        load_checkpoint(path)
+        return
+    with pytest.raises(UserError, match=r"is damaged \(the checksum of its part .*data/\d+ is wrong\); fetch"):
+        load_network("resnet8", path)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "reason"),
+    [
+        ("conv1.weight", lambda value: value * torch.nan, "conv1.weight has values that are not finite"),
+        ("bn1.running_var", lambda value: value / 0, "bn1.running_var has values that are not finite"),
+        ("fc.weight", lambda value: value.to(torch.int8), "fc.weight is of int8 numbers"),
+        ("fc.bias", lambda value: value.to(torch.complex64), "fc.bias is of complex64 numbers"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path, key, change, reason):
+    path, state = tmp_path / "resnet8.pth", build("resnet8", 10).state_dict()
+    torch.save({**state, key: change(state[key])}, path)
+    with pytest.raises(UserError, match=re.escape(reason)):
+        load_network("resnet8", path)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lambda state: {"state_dict": state},
+        lambda state: {"model": {f"_orig_mod.{key}": value for key, value in state.items()}},
+        # mdistiller's latest and best: the whole distiller
+        lambda state: {
+            "epoch": 3,
+            "model": {
+                f"module.{who}.{key}": value + (who == "teacher") for key, value in state.items() for who in ROLES
+            },
+        },
+    ],
+    ids=["state_dict", "compiled", "distiller"],
+)
+def test_other_forms_of_checkpoints(tmp_path, packed):
+    path, state = tmp_path / "x.pth", build("resnet8", 10).state_dict()
+    torch.save(packed(state), path)
+    found = load_network("resnet8", path).state_dict()
+    assert all(torch.equal(found[key], state[key]) for key in state)

@@ -24,7 +24,7 @@ from distiller_zoo import Needs
 from helper import teacher_cache
 from helper.errors import RunError, UserError
 from helper.precision import Precision
-from helper.teacher import Teacher, measured_accuracy
+from helper.teacher import Teacher, evaluate, measured_accuracy
 from helper.teacher_cache import LogitCache, cache_facts
 from models import model_dict
 
@@ -244,6 +244,16 @@ def network_with(change):
     forward = network.forward
     network.forward = lambda images: change(forward(images))
     return network
+
+
+def test_the_measured_accuracy_of_other_code_is_another(tmp_path):
+    loader, memory = make_loader(), tmp_path / "teacher_accuracy.json"
+    loader.train = False
+    for change in (lambda logits: logits, lambda logits: logits.flip(1), lambda logits: logits):
+        teacher = Teacher(network_with(change), Needs(), FP32)
+        expected = evaluate(teacher.network, loader, FP32)["test_acc"]
+        assert measured_accuracy(teacher, loader, "some", memory) == expected
+    assert len(json.loads(memory.read_text())) == 2
 
 
 def test_networks_that_differ_in_their_code_alone_have_tables_of_their_own(tmp_path, capsys):

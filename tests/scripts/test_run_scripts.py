@@ -131,9 +131,9 @@ def test_the_standardised_weights_of_dkd_are_products(commands):
 
 
 def test_no_line_of_a_header_is_too_long():
-    for name in NAMES:
-        comments = re.findall(r"^#.*$", (SCRIPTS / name).read_text(encoding="utf-8"), re.MULTILINE)
-        assert max(map(len, comments)) <= 120, name
+    for path in SCRIPTS.glob("*.sh"):
+        comments = re.findall(r"^#.*$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert max(map(len, comments)) <= 120, path.name
 
 
 def test_runs_are_selected(commands):
@@ -153,17 +153,83 @@ def test_a_kl_beside_the_published_terms_is_in_the_name(commands):
             assert words[words.index("--distill") :] == ["--distill", "crd", "-a", weight, "-b", "0.8"]
 
 
+@pytest.fixture
+def refused(tmp_path):
+    """What a script says of a selection that it does not take, and that it starts nothing and lists nothing."""
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+
+    def run(name: str, **selection: str) -> str:
+        said = set()
+        for arguments in ([], ["--list"]):
+            words = ["sh", f"scripts/{name}", *arguments]
+            environment = {**os.environ, "PYTHON": "false", **selection}
+            ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert (ended.returncode, ended.stdout) == (4, "")
+            said.add(ended.stderr)
+        assert not (tmp_path / "save").exists()
+        (line,) = said
+        assert line.count("\n") == 1
+        return line.removeprefix("no run fits ").removesuffix("; --list alone shows them all\n")
+
+    return run
+
+
 @pytest.mark.parametrize("name", ["table_cifar100_same.sh", "table_ekd.sh", "table_small.sh"])
 @pytest.mark.parametrize("selection", [{"METHODS": "kdd"}, {"PAIRS": "resnet57:resnet21"}])
-def test_a_selection_that_fits_nothing_is_an_error(name, selection):
-    for arguments in ([], ["--list"]):
-        words = ["sh", SCRIPTS / name, *arguments]
-        ended = subprocess.run(
-            words, env={**os.environ, "PYTHON": "false", **selection}, capture_output=True, text=True, check=False
-        )
-        assert (ended.returncode, ended.stdout) == (4, "")
-        assert ended.stderr.startswith("no run fits PAIRS=")
-        assert ended.stderr.count("\n") == 1
+def test_a_selection_that_fits_nothing_is_an_error(refused, name, selection):
+    ((variable, word),) = selection.items()
+    assert f"{variable}='{word}'" in refused(name, **selection)
+
+
+SAME, SORT = "table_cifar100_same.sh", "table_sort.sh"
+
+
+# script, METHODS, PAIRS -> the words that fit no run
+@pytest.mark.parametrize(
+    ("name", "methods", "pairs", "unfit"),
+    [
+        (SAME, "kd ldlrd", "resnet56:resnet20", "METHODS='ldlrd'"),
+        (SAME, "labels kdd crd+kd ldlrd", "", "METHODS='kdd ldlrd'"),
+        (SORT, "kd+sort kd+logit_stand", "", "METHODS='kd+logit_stand'"),
+        (SORT, "", "resnet56:resnet20 resnet56:resnet99", "PAIRS='resnet56:resnet99'"),
+        (SAME, "kd ldlrd", "resnet56:resnet20 resnet56:resnet99", "PAIRS='resnet56:resnet99' METHODS='ldlrd'"),
+        # a run of the student from labels is none of a pair that the list does not have
+        (SORT, "", "resnet56:resnet20 resnet55:resnet20", "PAIRS='resnet55:resnet20'"),
+        (SORT, "", "resnet55:resnet20", "PAIRS='resnet55:resnet20'"),
+        (SORT, "labels", "resnet55:resnet20", "PAIRS='resnet55:resnet20' METHODS='labels'"),
+        # both exist, but not together
+        ("table_cifar100_cross.sh", "kd fsp", "resnet32x4:ShuffleV1", "METHODS='fsp'"),
+        ("run_cifar_ekd.sh", "dkd+ekd", "resnet32x4:resnet8x4 resnet56:resnet20", "PAIRS='resnet56:resnet20'"),
+        # words that only other lists know
+        (SAME, "labels teachers", "", "METHODS='teachers'"),
+        ("run_cifar_ekd.sh", "labels teachers", "", "METHODS='labels'"),
+        ("table_small.sh", "", "resnet56:resnet20 resnet56:resnet8", "PAIRS='resnet56:resnet8'"),
+    ],
+)
+def test_words_that_fit_no_run_are_named_before_any_starts(refused, name, methods, pairs, unfit):
+    assert refused(name, METHODS=methods, PAIRS=pairs) == unfit
+
+
+def test_every_word_of_a_selection_may_be_needed_by_other_runs(commands):
+    """The inner list has some of the words, the outer one others; one pair has a method that another lacks."""
+    both = commands("table_ekd.sh", METHODS="labels teachers ekd", PAIRS="resnet56:resnet20 vgg13:vgg8")
+    assert [words[words.index("--model_s" if "--model_s" in words else "--model") + 1] for words in both] == [
+        *("resnet20", "vgg8", "resnet56", "vgg13", "resnet20", "vgg8")
+    ]
+    pairs = "resnet32x4:ShuffleV1 vgg13:MobileNetV2 ResNet50:vgg8"
+    assert len(commands("table_cifar100_cross.sh", METHODS="labels kd crd+kd", PAIRS=pairs)) == 9
+    assert len(commands(SAME, METHODS="labels fsp", PAIRS="wrn_40_2:wrn_40_1 vgg13:vgg8")) == 3
+    # a list without pairs takes any that has one of its networks
+    assert len(commands("run_cifar_vanilla.sh", PAIRS="resnet56:resnet20 resnet56:vgg8")) == 3
+    # the name of a method is that of its run, with the arguments of the script
+    assert len(commands("run_cifar_ldrld.sh", "--sort", METHODS="ldrld+sort", PAIRS="vgg13:vgg8")) == 1
+
+
+def test_the_methods_are_checked_whatever_is_selected_of_tables(commands):
+    """The script of short runs is none of the lists: METHODS and PAIRS say nothing to it."""
+    scripts = [words[0] for words in commands("check_methods.sh", METHODS="kd", PAIRS="vgg13:vgg8")]
+    checks = (SCRIPTS / "check_methods.sh").read_text(encoding="utf-8").count("\ncheck ")
+    assert scripts == ["train_teacher.py", *["train_student.py"] * checks, "report.py"]
 
 
 def test_a_selection_may_fit_the_inner_list_alone_or_the_outer_one(commands):
@@ -237,14 +303,39 @@ def test_epochs_scale_what_students_learn_by(commands):
     assert opt.teacher_cache == "/tmp/cache"
 
 
-def test_a_list_is_what_would_run(commands, tmp_path):
+@pytest.mark.parametrize("arguments", [["--list", "--quiet"], ["--quiet", "--list"], ["--tag", "a b", "--list", "-q"]])
+def test_a_list_is_what_would_run(commands, tmp_path, arguments):
     selection = {**os.environ, "PYTHON": "python", "PAIRS": "resnet56:resnet20", "METHODS": "kd labels"}
-    arguments = ["sh", "scripts/table_cifar100_same.sh", "--list", "--quiet"]
-    done = subprocess.run(arguments, cwd=tmp_path, env=selection, capture_output=True, text=True, check=True)
-    ran = commands("table_cifar100_same.sh", "--quiet", PAIRS="resnet56:resnet20", METHODS="kd labels")
+    words = ["sh", "scripts/table_cifar100_same.sh", *arguments]
+    done = subprocess.run(words, cwd=tmp_path, env=selection, capture_output=True, text=True, check=True)
+    others = [word for word in arguments if word != "--list"]
+    ran = commands("table_cifar100_same.sh", *others, PAIRS="resnet56:resnet20", METHODS="kd labels")
     assert done.stdout.splitlines() == [" ".join(["python", *words]) for words in ran]
     assert len(ran) == 2
+    assert all(set(others) <= set(words) for words in ran)
     assert "-r 0.1 -a 0.9" in done.stdout
+    assert not done.stderr
+
+
+def test_an_inner_list_is_listed_too(commands, tmp_path):
+    words = ["sh", "scripts/table_ekd.sh", "--quiet", "--list"]
+    environment = {**os.environ, "PYTHON": "false"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(commands("table_ekd.sh"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_says_which_runs_get_the_arguments(data, name):
+    """Where teachers get none, it says so, and how their folder of data is named."""
+    listed = subprocess.run(
+        ["sh", SCRIPTS / name, "--list", "--print_freq", "7"], capture_output=True, text=True, check=True
+    )
+    lacking = [line.split()[2:] for line in listed.stdout.splitlines() if "--print_freq" not in line]
+    header = " ".join((SCRIPTS / name).read_text(encoding="utf-8").split("set -eu")[0].replace("\n#", "").split())
+    assert f"further arguments go to every {'student' if lacking else 'run'}." in header
+    for words in lacking:
+        assert "KD_DATA names" in header
+        assert teacher_options(words).data_folder == os.environ["KD_DATA"]
 
 
 def test_a_failed_run_does_not_stop_the_others(commands, tmp_path):
