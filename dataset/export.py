@@ -72,6 +72,9 @@ def main() -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return 130
     print(f"written: --dataset folder --data_folder {opt.folder}")
     return 0
 

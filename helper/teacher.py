@@ -215,7 +215,7 @@ def evaluate(
 
 @torch.no_grad()
 def _first_answers(teacher: Teacher, loader: Loader) -> str:
-    """A digest of the classes of the main process's first images: others, or a network with other code, have another."""
+    """A digest of how the main process's first images are classified: others have another, and so has other code."""
     classes = teacher.network(next(iter(loader)).images).argmax(1).tolist()
     return distributed.share(hashlib.sha256(str(classes).encode()).hexdigest()[:8])
 

@@ -392,7 +392,14 @@ def test_a_forked_process_does_not_hold_the_folder(tmp_path):
     errors._last.pop()()
     other = os.open(tmp_path, os.O_RDONLY)
     try:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deadline = time.monotonic() + 30  # the worker may not have begun yet
+        while True:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
     finally:
         os.close(other)
         worker.kill()

@@ -29,3 +29,14 @@ def test_written_and_read_back(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(DataError, match="exists"):
         export.export("shapes100", "", tmp_path / "png")
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "export", interrupted)
+    monkeypatch.setattr(sys, "argv", ["export", "shapes100", str(tmp_path / "new")])
+    assert export.main() == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+    assert not (tmp_path / "new").exists()

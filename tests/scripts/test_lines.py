@@ -48,20 +48,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def small_images(draw, train):
-    """Images of half the width, two of each class: one method compares the images of a class with one another."""
+def small_images(draw, copies, train):
+    """Images of half the width, so many of each class."""
     images, labels = draw(train)
-    return np.repeat(images[:, ::2, ::2], 2, axis=0), np.repeat(labels, 2)
+    return np.repeat(images[:, ::2, ::2], copies, axis=0), np.repeat(labels, copies)
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_trains(line, folder, call, monkeypatch):
     monkeypatch.setattr("helper.teacher.evaluate", lambda *_: {"test_acc": 1.0})
     monkeypatch.setattr("helper.loops.evaluate", lambda *_: {"test_acc": 1.0, "test_acc_top5": 5.0, "test_loss": 4.6})
-    monkeypatch.setattr(shapes100, "draw", functools.partial(small_images, shapes100.draw))
     teacher = folder / "save" / "models" / "resnet32x4_vanilla" / "ckpt_epoch_240.pth"
     words = f"--path_t {teacher} --model_s resnet8x4 --trial 1 {line}".split()
     method = words[words.index("--distill") + 1]
+    copies = 2 if method in ("wkd_l", "wkd") else 1  # which compare the images of a class with one another
+    monkeypatch.setattr(shapes100, "draw", functools.partial(small_images, shapes100.draw, copies))
     short = ["--dataset", "shapes100", "--epochs", "1", "--batch_size", "50"]
     short += ["--init_epochs", "1"] if method in STAGED else []
     result = call("train_student", *words, *short, "--save_folder", folder / "save")

@@ -2,6 +2,7 @@
 that suit the method.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from image_trees import make_imagenet, make_tiny
 from torch._subclasses import FakeTensorMode
 
-from distiller_zoo import Shapes
+from distiller_zoo import Shapes, registry
 from helper.checkpoint import new_network
 from helper.options import student_options, teacher_options
 from helper.setup import build_method, feature_shapes
@@ -56,28 +57,6 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_DATA", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_is_understood(commands, data, name):
-    trained, lines = set(), commands(name, "--print_freq", "7", TRIALS="3", EPOCHS="12")
-    assert len(set(map(tuple, lines))) == len(lines)  # none is there twice
-    for script, *words in lines:
-        assert "--resume" in words
-        if script == "train_teacher.py":
-            opt = teacher_options(words)
-            trained.add(f"./save/models/{run_name(opt)}/{opt.model}_last.pth")
-            continue
-        assert script == "train_student.py"
-        opt, _ = student_options(words)
-        assert (opt.epochs, opt.trial, opt.print_freq) == (12, "3", 7)
-        assert opt.model_s in model_dict
-        teacher = teacher_name(opt.path_t)
-        if opt.path_t.startswith("torchvision:"):
-            assert teacher in ("imagenet_ResNet34", "imagenet_ResNet50")
-            continue
-        fetched = f"save/models/{teacher}_vanilla/ckpt_epoch_240.pth"
-        assert opt.path_t in trained or (opt.path_t.removeprefix("./") == fetched and teacher in FETCHED), opt.path_t
-
-
 @cache
 def shapes_of(name, side, classes, size):
     """Shapes of a network's features, without computing any."""
@@ -87,18 +66,39 @@ def shapes_of(name, side, classes, size):
         return feature_shapes(network, (side, side), name, classes)
 
 
+@cache
+def suits(method, options, temperature, transforms, student, teacher, classes):
+    """Build a method, its dictionaries in JSON, for networks given by what `shapes_of` takes besides classes."""
+    shapes = [shapes_of(name, side, classes, size) for name, side, size in (student, teacher)]
+    build_method(
+        registry[method], Shapes(*shapes, classes, 500), json.loads(options), temperature, json.loads(transforms)
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_method_suits_its_networks(commands, data, name):
-    """Methods are built for what the run has: images of each data set's own size and classes."""
+def test_every_command_is_understood_and_its_method_suits_the_networks(commands, data, name):
+    """The latter by images of each data set's own size and number of classes, which the miniatures have not."""
     sides = {"cifar100": (32, 100), "tiny_imagenet": (64, 200), "imagenet": (224, 1000)}
-    for script, *words in commands(name):
-        if script != "train_student.py":
+    trained, lines = set(), commands(name, "--print_freq", "7", TRIALS="3", EPOCHS="12")
+    assert len(set(map(tuple, lines))) == len(lines)  # none is there twice
+    for script, *words in lines:
+        assert "--resume" in words
+        if script == "train_teacher.py":
+            opt = teacher_options(words)
+            trained.add(f"./save/models/{run_name(opt)}/{opt.model}_last.pth")
             continue
+        assert script == "train_student.py"
         opt, method = student_options(words)
-        side, classes = sides[opt.dataset]
-        networks = ((opt.model_s, opt.size_s), (teacher_name(opt.path_t), opt.size_t))
-        shapes = [shapes_of(network, side, classes, size) for network, size in networks]
-        build_method(method, Shapes(*shapes, classes, 500), opt.method_options, opt.kd_T, opt.transforms)
+        assert (opt.epochs, opt.trial, opt.print_freq) == (12, "3", 7)
+        assert opt.model_s in model_dict
+        teacher, (side, classes) = teacher_name(opt.path_t), sides[opt.dataset]
+        dictionaries = json.dumps(opt.method_options), opt.kd_T, json.dumps(opt.transforms)
+        suits(method.name, *dictionaries, (opt.model_s, side, opt.size_s), (teacher, side, opt.size_t), classes)
+        if opt.path_t.startswith("torchvision:"):
+            assert teacher in ("imagenet_ResNet34", "imagenet_ResNet50")
+            continue
+        fetched = f"save/models/{teacher}_vanilla/ckpt_epoch_240.pth"
+        assert opt.path_t in trained or (opt.path_t.removeprefix("./") == fetched and teacher in FETCHED), opt.path_t
 
 
 def test_evidential_students_have_their_teachers_published_priors(commands):
