@@ -35,7 +35,7 @@ def _folder_name(path: str) -> str | None:
     """The network whose name the checkpoint's folder begins with, the longest one that fits."""
     folder = Path(path).absolute().parent.name
     fitting = [known for known in model_dict if folder == known or folder.startswith(known + "_")]
-    return max(fitting, key=len, default=None) or _noted_name(path)
+    return max(fitting, key=len, default=None)
 
 
 def _noted_name(path: str) -> str | None:
@@ -73,7 +73,8 @@ def teacher_name(path: str, name: str | None = None) -> str:
 
     Args:
         path: by RepDistiller's custom, the folder's name begins with it: `save/models/resnet32x4_vanilla/x.pth`.
-            Published weights, timm:NAME or torchvision:NAME, name their network themselves.
+            Published weights, timm:NAME or torchvision:NAME, name their network themselves. Where the folder's name
+            does not, a run's options.json in it does.
         name: given by the user (`--model_t`), overrides the folder's.
 
     Raises:
@@ -84,7 +85,7 @@ def teacher_name(path: str, name: str | None = None) -> str:
         if is_pretrained(path):
             raise UserError(f"--model_t {name} has no effect beside --path_t {path}, which names the network")
         return project_name(name)
-    found = project_name(path) if is_pretrained(path) else _folder_name(path)
+    found = project_name(path) if is_pretrained(path) else _folder_name(path) or _noted_name(path)
     if found is None:
         folder = Path(path).absolute().parent.name
         raise UserError(f"the folder '{folder}' does not begin with the teacher's architecture; name it with --model_t")

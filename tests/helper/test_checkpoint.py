@@ -1,6 +1,7 @@
 """Which weights fit which network, at which size."""
 
 import re
+import zipfile
 
 import pytest
 import torch
@@ -72,6 +73,17 @@ def test_a_changed_byte_is_found_where_the_format_has_checksums(tmp_path, old_fo
         return
     with pytest.raises(UserError, match=r"is damaged \(the checksum of its part .*data/\d+ is wrong\); fetch"):
         load_network("resnet8", path)
+
+
+def test_a_file_that_was_saved_without_checksums_is_read(tmp_path):
+    path, state = tmp_path / "resnet8.pth", build("resnet8", 10).state_dict()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert zipfile.ZipFile(path).testzip()
+    assert torch.equal(load_network("resnet8", path).fc.weight, state["fc.weight"])
 
 
 @pytest.mark.parametrize(
