@@ -239,8 +239,11 @@ def test_a_norm_that_seemed_to_fold_before_training_is_found_out(images):
     assert not inference.pairs
 
 
-SLOW = ("imagenet_ResNet101", "resnet110")  # as their smaller kin
-CONVOLUTIONAL = [name for name in model_dict if name not in (*TRANSFORMERS, *SLOW)]
+# one of each kind of block, of depth and width as small as they come
+CONVOLUTIONAL = [
+    *("resnet8", "resnet8x4", "wrn_16_1", "vgg8", "vgg19", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"),
+    *("imagenet_ResNet18", "imagenet_ResNet50", "imagenet_MobileNetV1", "imagenet_MobileNetV2"),
+]
 SIZE = 4
 
 
@@ -254,7 +257,7 @@ needs_fusion = pytest.mark.skipif(not can_fuse(), reason="this torch fuses nothi
 
 @needs_fusion
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_every_convolutional_network_is_fused(name, images):
+def test_every_kind_of_convolutional_network_is_fused(name, images):
     network = trained_looking(name)
     if name.startswith("imagenet"):  # a map of 1x1 can be too small for oneDNN
         images = torch.randn(SIZE, 3, 64, 64, generator=torch.Generator().manual_seed(1))

@@ -49,9 +49,9 @@ def folder(tmp_path_factory):
 
 
 def small_images(draw, copies, train):
-    """Images of half the width, so many of each class."""
+    """Images of a quarter of the width, so many of each class."""
     images, labels = draw(train)
-    return np.repeat(images[:, ::2, ::2], copies, axis=0), np.repeat(labels, copies)
+    return np.repeat(images[:, ::4, ::4], copies, axis=0), np.repeat(labels, copies)
 
 
 @pytest.mark.parametrize("line", LINES)
