@@ -16,6 +16,7 @@ from .ramps import Epoch
 
 # of a constructor's argument: a number of epochs, which a shortened schedule shortens
 Epochs = Annotated[int, "epochs"]
+FLAG_TYPES = (int, float, bool, str)
 
 
 @dataclass(frozen=True)
@@ -373,10 +374,18 @@ label_losses: dict[str, type[Supervised]] = {"ce": Supervised}
 
 
 def label_loss(name: str) -> Callable[[type[Supervised]], type[Supervised]]:
-    """Class decorator that makes a `Supervised` a value of `train_teacher.py --loss`."""
+    """Class decorator that makes a `Supervised` a value of `train_teacher.py --loss`.
+
+    Raises:
+        ValueError: the name is taken.
+        TypeError: an argument of the constructor cannot be a flag, see `constructor_options`.
+    """
 
     def add(build: type[Supervised]) -> type[Supervised]:
         """Enter the class."""
+        if name in label_losses:
+            raise ValueError(f"two losses are called {name}: {label_losses[name].__name__} and {build.__name__}")
+        constructor_options(build)
         label_losses[name] = build
         return build
 
@@ -389,7 +398,7 @@ class Option:
 
     Attributes:
         name, default: as in the constructor.
-        type: int, float or str.
+        type: one of `FLAG_TYPES`.
         choices: allowed values, None where any.
         help: the argument's line in the class docstring.
         counts_epochs: whether it is annotated as `Epochs`.
@@ -437,14 +446,24 @@ class Method:
 
 
 def constructor_options(build: type[Distiller | Transform]) -> list[Option]:
-    """The flags that a class takes, from the signature and docstring of its constructor."""
+    """The flags that a class takes, from the signature and docstring of its constructor.
+
+    Raises:
+        TypeError: an argument has no default, or no type of which a flag can be.
+    """
     hints = get_type_hints(build.__init__, include_extras=True)
     lines = _argument_lines(inspect.getdoc(build) or "")
     options = []
     for name, parameter in list(inspect.signature(build.__init__).parameters.items())[2:]:
-        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else None
-        counts_epochs = hints[name] == Epochs
-        kind = type(choices[0]) if choices else int if counts_epochs else hints[name]
+        hint = hints.get(name)
+        choices = get_args(hint) if get_origin(hint) is Literal else None
+        counts_epochs = hint == Epochs
+        kind = type(choices[0]) if choices else int if counts_epochs else hint
+        if kind not in FLAG_TYPES or parameter.default is parameter.empty:
+            raise TypeError(
+                f"{build.__name__}: the argument {name} of its constructor becomes a flag, and needs a default and a "
+                "type: int, float, bool, str, Epochs or Literal[...]"
+            )
         options.append(Option(name, parameter.default, kind, choices, lines.get(name, ""), counts_epochs))
     return options
 
@@ -463,10 +482,12 @@ def transform(name: str, order: int) -> Callable[[type[Transform]], type[Transfo
 
     Raises:
         ValueError: the name is taken.
+        TypeError: an argument of the constructor cannot be a flag, see `constructor_options`.
     """
 
     def add(build: type[Transform]) -> type[Transform]:
         """Enter the class."""
+        constructor_options(build)
         if name in transform_registry:
             taken = transform_registry[name].__name__
             raise ValueError(f"two transforms are called {name}: {taken} and {build.__name__}")
@@ -492,6 +513,7 @@ def register(
 
     Raises:
         ValueError: the name is taken, or a weight is given that the class does not use.
+        TypeError: an argument of the constructor cannot be a flag, see `constructor_options`.
     """
 
     def add(build: type[Distiller]) -> type[Distiller]:
@@ -502,6 +524,7 @@ def register(
         unused = [flag for flag, value in given.items() if value and flag not in build.weighs]
         if unused:
             raise ValueError(f"{name} has a default for -{unused[0]}, but {build.__name__}.weighs does not name it")
+        constructor_options(build)
         registry[name] = Method(name, build, paper, {flag: given[flag] for flag in build.weighs}, recipe)
         return build
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from dataset import dataset_dict
@@ -13,6 +15,8 @@ from distiller_zoo.base import Method, Option, constructor_options
 from .errors import UserError
 
 WEIGHT_FLAGS = {"r": "gamma", "a": "alpha", "b": "beta"}
+# what else the resolved options hold under names of their own
+RESERVED = (*WEIGHT_FLAGS, "classes", "contents", "differs", "loss_options", "method_options", "notes", "transforms")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -231,8 +235,28 @@ def add_method(parser: argparse.ArgumentParser, method: Method) -> None:
         add_option(group, option)
 
 
+@contextmanager
+def no_name_twice(build: type) -> Iterator[None]:
+    """Say which class has an argument that is called as another flag is.
+
+    Raises:
+        UserError: in the block, a flag was added a second time.
+    """
+    try:
+        yield
+    except argparse.ArgumentError as error:
+        taken = error.message.split()[-1]
+        raise UserError(f"{build.__name__}: an argument of its constructor has the name of a flag, {taken}") from None
+
+
 def add_option(group: argparse._ArgumentGroup, option: Option) -> None:
-    """A keyword argument of a method's constructor as a flag."""
+    """A keyword argument of a method's constructor as a flag.
+
+    Raises:
+        argparse.ArgumentError: its name is taken.
+    """
+    if option.name in RESERVED:
+        raise argparse.ArgumentError(None, f"taken: --{option.name}")
     common = {"default": option.default, "help": f"{option.help} ({option.default})"}
     if option.type is bool:
         group.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, **common)

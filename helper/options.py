@@ -29,6 +29,7 @@ from .flags import (
     add_training,
     add_transforms,
     name_argument,
+    no_name_twice,
 )
 from .recipe import (
     RECIPE,
@@ -183,11 +184,12 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-t", "--trial", default="0", help="names the run and gives its seed")
     name_argument(parser, "--loss", help=f"what is minimised (ce): {', '.join(label_losses)}")
     group = parser.add_argument_group(f"--loss {name}", (build.__doc__ or "").partition("\n\n")[0])
-    for option in constructor_options(build):
-        add_option(group, option)
-    add_data(parser)
-    add_training(parser)
-    add_running(parser)
+    with no_name_twice(build):
+        for option in constructor_options(build):
+            add_option(group, option)
+        add_data(parser)
+        add_training(parser)
+        add_running(parser)
     opt = parser.parse_args(arguments)
     opt.model = project_name(opt.model or "resnet110")
     recipe = settle_data(opt)
@@ -405,12 +407,13 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
         help="dot: separate momentum for KD (sgd; adamw for transformers)",
     )
     parser.add_argument("--dot_delta", type=float, metavar="X", help="difference of the momenta of dot (0.075)")
-    add_method(parser, method)
-    add_transforms(parser)
-    add_data(parser)
-    add_training(parser)
-    add_cache(parser)
-    add_running(parser)
+    with no_name_twice(method.build):
+        add_method(parser, method)
+        add_transforms(parser)
+        add_data(parser)
+        add_training(parser)
+        add_cache(parser)
+        add_running(parser)
     opt, unknown = parser.parse_known_args(arguments)
     _check_unknown(unknown, method)
     opt.distill = method.name

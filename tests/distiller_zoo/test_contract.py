@@ -9,7 +9,9 @@ from torch import Tensor
 
 from dataset import Batch, ContrastSampler
 from distiller_zoo import Shapes, Step, registry, transform_registry
-from distiller_zoo.base import Output, register
+from distiller_zoo.base import LogitDistiller, Output, register
+from helper.errors import UserError
+from helper.options import student_options
 from helper.setup import feature_shapes
 from models import model_dict
 
@@ -186,3 +188,26 @@ def test_a_weight_that_the_class_does_not_use_is_refused():
     with pytest.raises(ValueError, match="does not name it"):
         register("unheard_of", paper="x", b=1.0)(logit_only)
     assert "unheard_of" not in registry
+
+
+def method_with(argument: str) -> type[LogitDistiller]:
+    """A logit method whose constructor has one more argument."""
+    names = {}
+    body = f"def __init__(self, shapes, {argument}):\n    LogitDistiller.__init__(self, shapes)"
+    exec(body, {"LogitDistiller": LogitDistiller}, names)
+    return type("Mine", (LogitDistiller,), names)
+
+
+@pytest.mark.parametrize("argument", ["power=2.0", "power: float", "power: tuple = (1, 2)", "power: int | None = None"])
+def test_an_argument_that_cannot_be_a_flag_is_refused(argument):
+    with pytest.raises(TypeError, match="Mine: the argument power of its constructor becomes a flag, and needs"):
+        register("mine", paper="x", a=1.0)(method_with(argument))
+    assert "mine" not in registry
+
+
+@pytest.mark.parametrize("name", ["alpha", "momentum", "sort", "r", "notes"])
+def test_an_argument_that_is_called_as_another_flag_is_refused(name, monkeypatch):
+    register("mine", paper="x", a=1.0)(method_with(f"{name}: float = 1.0"))
+    monkeypatch.setitem(registry, "mine", registry.pop("mine"))  # gone after the test
+    with pytest.raises(UserError, match=f"^Mine: an argument of its constructor has the name of a flag, --{name}$"):
+        student_options(["--distill", "mine"])
