@@ -206,6 +206,7 @@ def train_epoch(
 
     Raises:
         RunError: a term is not finite.
+        ValueError: the method gives other terms than its flags weigh.
     """
     phase.module.train()
     weights = phase.weights
@@ -214,6 +215,9 @@ def train_epoch(
     with progress:
         for number, (batch, target) in enumerate(answered, start=1):
             step, terms = phase.module(batch, target, epoch)
+            if terms.keys() != weights.keys():
+                known, given = (", ".join(names) for names in (weights, terms))
+                raise ValueError(f"there are weights of {known}, but terms {given}; see `Distiller.weighs`")
             # a weight of zero drops its term: 0·inf would not be 0
             weighted = {name: weight * terms[name] for name, weight in weights.items() if weight}
             task = weighted.pop("cls", 0)

@@ -211,3 +211,9 @@ def test_an_argument_that_is_called_as_another_flag_is_refused(name, monkeypatch
     monkeypatch.setitem(registry, "mine", registry.pop("mine"))  # gone after the test
     with pytest.raises(UserError, match=f"^Mine: an argument of its constructor has the name of a flag, --{name}$"):
         student_options(["--distill", "mine"])
+
+
+def test_a_term_that_no_flag_weighs_is_refused(call, teacher, monkeypatch):
+    monkeypatch.setattr(registry["kd"].build, "logit_terms", lambda self, pair: {"mse": pair.student.mean()})
+    with pytest.raises(ValueError, match="there are weights of cls, div, but terms cls, mse"):
+        call("train_student", "--path_t", teacher, "--dataset", "shapes100", "--epochs", 1, "--model_s", "resnet8")
