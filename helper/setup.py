@@ -198,11 +198,17 @@ def build_method(
         UserError: an option is out of range or the pair does not suit the method.
     """
     for flag, found in (("s", shapes.student), ("t", shapes.teacher)):
-        if len(found) < {"none": 0, "last": 1}.get(method.build.needs.features, 3):
-            whose = {"s": "student", "t": "teacher"}[flag]
+        whose, features = {"s": "student", "t": "teacher"}[flag], method.build.needs.features
+        if len(found) < {"none": 0, "last": 1}.get(features, 3):
             raise UserError(
                 f"--distill {method.name} compares features, and none were found in the {whose}; "
                 f"name its modules that give maps or tokens with --taps_{flag}"
+            )
+        wrong = [[*shape] for shape in found[1:-1] if len(shape) != 4]
+        if wrong and features in ("mid", "all"):
+            raise UserError(
+                f"--distill {method.name} compares maps, and the {whose} gives a feature of shape {wrong[0]}: between "
+                "the stem's and the pooled vector, its list has the stages' maps (B, C, H, W) alone"
             )
     try:
         distiller = method.build(shapes, **options)

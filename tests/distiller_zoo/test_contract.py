@@ -12,7 +12,7 @@ from distiller_zoo import Shapes, Step, registry, transform_registry
 from distiller_zoo.base import LogitDistiller, Output, register
 from helper.errors import UserError
 from helper.options import student_options
-from helper.setup import feature_shapes
+from helper.setup import build_method, feature_shapes
 from models import model_dict
 
 BATCH, CLASSES, SAMPLES = 12, 10, 60
@@ -217,3 +217,11 @@ def test_a_term_that_no_flag_weighs_is_refused(call, teacher, monkeypatch):
     monkeypatch.setattr(registry["kd"].build, "logit_terms", lambda self, pair: {"mse": pair.student.mean()})
     with pytest.raises(ValueError, match="there are weights of cls, div, but terms cls, mse"):
         call("train_student", "--path_t", teacher, "--dataset", "shapes100", "--epochs", 1, "--model_s", "resnet8")
+
+
+def test_features_of_own_networks_that_are_no_maps_are_refused():
+    vectors = [torch.Size(shape) for shape in ((2, 16, 32, 32), (2, 64), (2, 64))]
+    maps = [torch.Size(shape) for shape in ((2, 16, 32, 32), (2, 64, 8, 8), (2, 64))]
+    with pytest.raises(UserError, match=r"compares maps, and the student gives a feature of shape \[2, 64\]"):
+        build_method(registry["attention"], Shapes(vectors, maps, CLASSES, SAMPLES), {}, 4.0, {})
+    build_method(registry["pkt"], Shapes(vectors, maps, CLASSES, SAMPLES), {}, 4.0, {})
