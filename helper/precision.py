@@ -151,6 +151,12 @@ class Precision:
         """`fp32`, `bf16` or `fp16`."""
         return next((name for name, dtype in LOW_FORMATS.items() if dtype == self.dtype), "fp32")
 
+    @property
+    def emulated(self) -> bool:
+        """Whether an x86 processor, on which both low formats are then far slower than float32, has neither."""
+        low = self.device.type == "cpu" and self.dtype != torch.float32
+        return low and platform.machine().lower() in X86 and not _x86_has_bfloat16()
+
     def autocast(self, enabled: bool = True) -> AbstractContextManager:
         """Autocast to the format; `enabled=False` is the float32 island for losses inside it."""
         low = self.dtype != torch.float32

@@ -111,6 +111,10 @@ def choose_precision(opt: argparse.Namespace) -> Precision:
     device = pick_device(distributed.own_device(opt.device))
     precision = Precision.choose(opt.precision, device, timing_file(opt))
     opt.device, opt.precision = str(precision.device), precision.name
+    if precision.emulated:
+        opt.notes.append(
+            f"this processor emulates {opt.precision}, which is far slower than float32, which --precision auto takes"
+        )
     if precision.dtype == torch.float16 and getattr(opt, "optimizer", "sgd") == "dot":
         raise UserError(
             "--optimizer dot does not go with float16, the fast format of this device; add --precision fp32"

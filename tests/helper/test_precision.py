@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from helper import precision
+from helper.options import student_options
 from helper.precision import Precision, keep_timing
+from helper.setup import choose_precision
 
 CPU = torch.device("cpu")
 
@@ -81,3 +83,31 @@ def test_x86_processors_are_asked(monkeypatch, flags, name):
     monkeypatch.setattr(precision.platform, "machine", lambda: "AMD64")
     monkeypatch.setattr(precision, "_cpu_has", flags.__contains__)
     assert Precision.choose("auto", CPU).name == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "emulated"),
+    [
+        (["_is_avx2_supported"], "x86_64", [False, False, True, True]),
+        (["_is_avx512_bf16_supported"], "x86_64", [False] * 4),
+        ([], "aarch64", [False] * 4),
+    ],
+)
+def test_formats_that_a_processor_emulates(monkeypatch, flags, machine, emulated):
+    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    monkeypatch.setattr(precision, "_cpu_has", flags.__contains__)
+    monkeypatch.setattr(precision, "_bfloat16_is_faster", lambda: True)
+    assert [Precision.choose(name, CPU).emulated for name in ("auto", "fp32", "bf16", "fp16")] == emulated
+
+
+def test_a_run_in_an_emulated_format_is_told_so(monkeypatch):
+    monkeypatch.setattr(Precision, "emulated", property(lambda self: self.name == "bf16"))
+    notes = {}
+    for name in ("bf16", "fp32"):
+        opt = student_options(["--precision", name, "--device", "cpu"])[0]
+        choose_precision(opt)
+        notes[name] = [note for note in opt.notes if "emulates" in note]
+    assert notes["bf16"] == [
+        "this processor emulates bf16, which is far slower than float32, which --precision auto takes"
+    ]
+    assert not notes["fp32"]
