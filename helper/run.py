@@ -46,6 +46,7 @@ WHY = {
 _locked: set[int] = set()  # descriptors of the folders of this process's runs
 RUNNING = ("epoch", "lr", "seconds", "images_per_second")  # of an epoch: the summary has these of the whole run
 LONGEST_NAME = 200
+WRITTEN = ("*.pth", "options.json", "metrics.jsonl", "summary.json")  # a run's files
 
 
 def safe_name(text: str) -> str:
@@ -173,7 +174,13 @@ class Run:
             raise UserError(f"cannot write to {self.folder} ({reason}); choose another --save_folder") from None
 
     def _keep_out_others(self) -> None:
-        """Lock the folder until this process ends, by whatever means; some file systems cannot, and keep nobody out."""
+        """Lock the folder until this process ends, by whatever means, and remove what is half-written there.
+
+        Some file systems cannot, and keep nobody out.
+
+        Raises:
+            UserError: another process has locked it.
+        """
         if fcntl is None:
             return
         folder = os.open(self.folder, os.O_RDONLY)
@@ -184,7 +191,10 @@ class Run:
         except BlockingIOError:
             raise UserError(f"another process is at work on {self.folder}; wait, or name a new --trial") from None
         except OSError:
-            pass
+            return
+        for name in WRITTEN:  # by a process that was killed meanwhile: no other one is here
+            for unfinished in self.folder.glob(f".{name}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
 
     def restore(self, step: nn.Module, phases: Sequence[Any]) -> None:
         """Load `resume.pth`, where there is one, into the module and the optimizer that was at work.

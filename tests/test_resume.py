@@ -185,7 +185,7 @@ def test_killed_again_and_again(distil, reference, monkeypatch):
     assert_same_outcome(outcome(save), expected)
 
 
-def test_files_of_a_killed_write_are_mistaken_for_nothing(distil, reference):
+def test_files_of_a_killed_write_are_mistaken_for_nothing_and_removed(distil, reference):
     expected, _ = reference("kd")
     _, save = distil("kd")
     folder = run_folder(save)
@@ -193,9 +193,12 @@ def test_files_of_a_killed_write_are_mistaken_for_nothing(distil, reference):
     for name in ("resume.pth", "metrics.jsonl", "summary.json", "options.json", "resnet8_last.pth"):
         (folder / f".{name}.{os.getpid()}.tmp").write_bytes(b"half")
         (folder / f".{name}.1.tmp").write_bytes(b"half")
+    foreign = folder / ".evaluation.json.1.tmp"  # evaluate.py may be at work there
+    foreign.write_bytes(b"half")
     result, _ = distil("kd", "--resume")
     assert result.code == 0, result.err
     assert_same_outcome(outcome(save), expected)
+    assert unfinished_writes(save) == [foreign]
 
 
 def test_checkpoints_are_whole_at_every_moment(distil, monkeypatch, tmp_path):
