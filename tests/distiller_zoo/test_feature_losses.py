@@ -257,6 +257,14 @@ def test_hard_features_give_finite_losses_and_gradients(name, spoil):
         assert gradient.abs().max() < 1e9
 
 
+@pytest.mark.parametrize("name", ON_VECTORS)
+def test_equal_samples_send_back_no_huge_gradient(name):
+    f_s = random(6, 8)
+    f_s[1] = f_s[0]
+    (grad,) = torch.autograd.grad(ON_VECTORS[name]()(f_s.requires_grad_(), random(6, 8, seed=1)), f_s)
+    assert grad.abs().max() < 100
+
+
 @pytest.mark.parametrize("name", ["correlation", "rkd"])
 def test_a_batch_of_one_has_no_relations(name):
     f = random(1, 9).requires_grad_(True)

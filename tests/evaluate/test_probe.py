@@ -59,6 +59,18 @@ def test_few_epochs_train_before_the_rate_drops(epochs):
     assert (linear(torch.eye(2)).argmax(1) == torch.arange(2)).all()
 
 
+def test_the_rate_drops_after_30_60_and_90_percent_of_the_epochs(monkeypatch):
+    rates, step = [], torch.optim.SGD.step
+
+    def noted(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    train_linear(torch.eye(2), torch.arange(2), 2, epochs=10, lr=1.0)
+    assert rates == pytest.approx([1.0] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001])
+
+
 def test_divergence_is_told():
     with pytest.raises(RunError, match="--probe_lr"):
         train_linear(1e30 * torch.eye(2), torch.arange(2), 2, epochs=5, lr=1e30)

@@ -49,3 +49,14 @@ def test_fewer_than_five_classes():
     meter = TestMeter(CPU)
     meter.update(torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2]))
     assert meter.read()["test_acc_top5"] == 100.0
+
+
+def test_further_figures_are_means_over_the_samples_that_count():
+    meter = TestMeter(CPU)
+    nan = float("nan")
+    logits, target = torch.eye(3), torch.tensor([0, 1, 2])
+    meter.update(logits, target, {"some": torch.tensor([1.0, nan, 3.0]), "none": torch.full((3,), nan)})
+    meter.update(logits[:1], target[:1], {"some": torch.tensor([8.0]), "none": torch.tensor([nan])})
+    figures = meter.read()
+    assert figures["some"] == pytest.approx(4.0)
+    assert "none" not in figures

@@ -111,3 +111,14 @@ def test_a_run_in_an_emulated_format_is_told_so(monkeypatch):
         "this processor emulates bf16, which is far slower than float32, which --precision auto takes"
     ]
     assert not notes["fp32"]
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_the_island_within_autocast_is_float32(low):
+    ours, x = Precision(CPU, low), torch.ones(2, 2)
+    with ours.autocast():
+        assert (x @ x).dtype == low
+        with ours.autocast(enabled=False):
+            assert (x @ x).dtype == torch.float32
+    with ours.autocast(enabled=False):
+        assert (x @ x).dtype == torch.float32

@@ -136,6 +136,7 @@ def test_a_damaged_memory_is_measured_anew(network, loader, tmp_path):
         ("wrn_40_2_vanilla", "wrn_40_2"),
         ("resnet56_cifar100_lr_0.05_decay_0.0005_trial_0", "resnet56"),
         ("ResNet50", "ResNet50"),
+        ("deit_ti_distilled_cifar100_lr_0.0005", "deit_ti_distilled"),
     ],
 )
 def test_the_folder_names_the_network(folder, name):

@@ -400,6 +400,25 @@ def test_rows_whose_state_does_not_fit_are_computed_again(tmp_path, capsys, valu
     assert capsys.readouterr().err.count("damaged rows") == 1
 
 
+def test_checksums_tell_a_row_from_others_and_from_a_missing_one():
+    rows = np.random.Generator(np.random.PCG64(0)).normal(size=(4096, CLASSES)).astype(np.float16)
+    sums = teacher_cache._checksums(rows)
+    assert sums.min() == 1  # 0 stands for a row that is not there
+    swapped = rows[:, [1, 0, *range(2, CLASSES)]]
+    assert (teacher_cache._checksums(swapped) != sums).mean() > 0.9
+
+
+def test_a_row_of_zeros_is_not_believed(tmp_path, capsys):
+    """A crash of the machine may leave flags alone, and the checksum of nothing may be one of these."""
+    loader, cache = make_loader(), open_cache(tmp_path)
+    flag = teacher_cache._checksums(np.zeros((1, CLASSES), np.float16))
+    (cache.folder / "state.u8").write_bytes(bytes(flag) * (SAMPLES * VIEWS))
+    logits = Counting()
+    served = serve_epoch(open_cache(tmp_path), loader, 1, logits)
+    assert logits.images == SAMPLES
+    assert served.any(1).all()
+
+
 def test_logits_beyond_float16_are_served_and_not_kept(tmp_path):
     loader, cache, logits = make_loader(), open_cache(tmp_path), Counting(scale=1e6)
     for _ in range(2):
