@@ -367,6 +367,7 @@ def test_train_teacher_refuses_alike(call, save, arguments, words, assert_one_li
         (("--distill", "ldrld", "--k", "few"), ("--k", "few")),
         (("--distill", "ldrld", "--form", "book"), ("--form", "book", "paper")),
         (("--distill", "ldrld", "--epsilon", "nan"), ("--epsilon nan",)),
+        (("--distill", "ldrld", "--epsilon", "-0.5"), ("--epsilon -0.5", "negative")),
         (("--distill", "ldrld", "--delta", "nan"), ("--delta nan",)),
         (("--distill", "ldrld", "--decay", "inf"), ("--decay inf",)),
         (("--distill", "hint", "--hint_layer", "0"), ("--hint_layer 0", "1 to 3")),

@@ -14,7 +14,7 @@ from torchvision.transforms import functional
 from dataset import Batch, DiskLoader, StrongLoader, folder
 from dataset.augment import Augmenter
 from dataset.cifar100 import MEAN, STD
-from dataset.loader import VIEWS, ImageData, MemoryLoader, fetch, send
+from dataset.loader import VIEWS, ImageData, MemoryLoader, epoch_generator, fetch, send
 from distiller_zoo import Needs
 from helper.precision import Precision
 from helper.teacher import Teacher
@@ -212,3 +212,11 @@ def test_precision_and_cache_leave_the_images_and_their_order_alone(tmp_path: Pa
     assert expected[:13] != expected[13:26]
     for dtype, cached in ((torch.float32, True), (torch.bfloat16, False), (torch.bfloat16, True)):
         assert epochs(dtype, cached) == expected
+
+
+def test_generators_of_other_seeds_epochs_purposes_and_images_are_others():
+    given = [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1), (1, 0, 1), (0, 0, 1)]
+    seeds = {epoch_generator(*numbers).initial_seed() for numbers in given}
+    seeds |= {epoch_generator(0, 1, 0, index=index).initial_seed() for index in (1, 2)}
+    assert len(seeds) == len(given) + 2
+    assert epoch_generator(3, 4, 5, index=6).initial_seed() == epoch_generator(3, 4, 5, index=6).initial_seed()

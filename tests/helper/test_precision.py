@@ -113,6 +113,15 @@ def test_a_run_in_an_emulated_format_is_told_so(monkeypatch):
     assert not notes["fp32"]
 
 
+def test_only_what_is_asked_for_as_float32_leaves_networks_unfolded():
+    assert [Precision.choose(name, CPU).plain for name in ("auto", "fp32", "bf16", "fp16")] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 def test_the_island_within_autocast_is_float32(low):
     ours, x = Precision(CPU, low), torch.ones(2, 2)
