@@ -174,6 +174,7 @@ def test_what_is_erased_is_one_rectangle_of_a_size_in_range(height, width, seed)
 
 def test_the_share_of_erased_images_and_pixels():
     holes = rectangles(4000, torch.Size([32, 32]), 0.25, torch.Generator().manual_seed(0))
+    assert holes.any(0).all()  # up to the edges
     chosen = holes.flatten(1).any(1)
     assert abs(chosen.float().mean() - 0.25) < 0.02
     areas = holes[chosen].float().mean((1, 2))
