@@ -65,6 +65,13 @@ def test_over_mlkd_every_temperature_has_its_own_expectation():
     assert values[1] != pytest.approx(values[0], rel=1e-2)
 
 
+def test_over_mlkd_the_second_order_is_the_mean_of_both_views():
+    s = step(epoch=30)
+    weak = second_order(s.student.logits, s.teacher.logits, PRIOR, PRIOR)
+    strong = second_order(s.student.strong_logits, s.teacher.strong_logits, PRIOR, PRIOR)
+    assert build("mlkd")(s)["second"].item() == pytest.approx((weak + strong).item() / 2, rel=1e-6)
+
+
 def test_learned_priors_get_gradients_and_fixed_ones_are_no_parameters():
     assert not list(build("ekd").parameters())
     method = build("ekd", ekd_learn_prior=True)

@@ -8,7 +8,7 @@ from distiller_zoo import registry, transform_registry
 from distiller_zoo.base import constructor_options
 from helper.errors import UserError
 from helper.options import student_options, teacher_options
-from helper.recipe import name_suffix
+from helper.recipe import name_suffix, stronger_last
 
 
 def settings(arguments: str) -> dict:
@@ -70,6 +70,12 @@ def test_transformers_have_a_recipe_of_their_own():
     )[0]
     assert (changed.optimizer, changed.lr_schedule, changed.momentum) == ("sgd", "step", 0.5)
     assert {"optimizer", "lr_schedule", "momentum"} <= set(changed.differs)
+
+
+def test_of_a_network_and_a_data_set_the_stronger_recipe_comes_last():
+    data, light, whole = {"learning_rate": 0.2}, {"learning_rate": 0.01}, {"learning_rate": 5e-4, "optimizer": "adamw"}
+    assert stronger_last(light, data) == (light, data)
+    assert stronger_last(whole, data) == (data, whole)
 
 
 def test_convolutional_networks_keep_theirs():
