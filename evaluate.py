@@ -499,9 +499,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     if opt.path_t is not None:
         check_teacher_file(opt.path_t)
         opt.model_t = network_name(opt.path_t, opt.model_t, run_facts(opt.path_t)[0], "--model_t")
-    opt.out = Path(
-        opt.out or Path(opt.path).parent / ("evaluation.json" if opt.split == "test" else "evaluation_train.json")
-    )
+    opt.out = Path(opt.out or Path(opt.path).parent / NAMES[opt.split])
     check_out(opt.out)
     return opt, parts
 
