@@ -87,7 +87,6 @@ SPLITS = 3  # blocks of which the parts of a step are timed
 # blocks that need rows of a cache beside the timed ones: warm-ups, one more of `interleave` each time, those with the
 # tests, and those in parts
 FURTHER = WARMUP + 1 + (1 + 1 + TESTS) + SPLITS
-Mark = Callable[[str], None]
 
 
 @dataclass(frozen=True)
