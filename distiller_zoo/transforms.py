@@ -59,7 +59,8 @@ def reversal_strength(
         epoch: from 1.
         loops: length of the curriculum, >= 0; 0 for `low` throughout.
         high, low: factor before the first and from the last epoch of the curriculum on.
-        kind: `cosine`: half a cosine; `linear`: as in the official code, which stops one step above `low`.
+        kind: `cosine`: half a cosine; `linear`: as in the official code, which starts from 0, whatever `high` is, falls
+            by high - low in all, and stops one step before that.
     """
     if not loops:
         return low
