@@ -72,6 +72,14 @@ def test_over_mlkd_the_second_order_is_the_mean_of_both_views():
     assert build("mlkd")(s)["second"].item() == pytest.approx((weak + strong).item() / 2, rel=1e-6)
 
 
+def test_softened_logits_of_the_second_order_and_its_scale():
+    s = step(epoch=30)
+    z_s, z_t = s.student.logits, s.teacher.logits
+    expected = 4.0**2 * second_order(z_s / 4.0, z_t / 4.0, PRIOR, PRIOR)
+    assert build("kd", ekd_soften=True)(s)["second"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert build("kd")(s)["second"].item() == pytest.approx(second_order(z_s, z_t, PRIOR, PRIOR).item(), rel=1e-6)
+
+
 def test_learned_priors_get_gradients_and_fixed_ones_are_no_parameters():
     assert not list(build("ekd").parameters())
     method = build("ekd", ekd_learn_prior=True)
