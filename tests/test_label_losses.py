@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distiller_zoo import Shapes, Step, label_losses
-from distiller_zoo.base import Output
+from distiller_zoo.base import Output, Supervised, label_loss
 from distiller_zoo.evidence import evidential_cross_entropy, flat_dirichlet_kl, uncertainty
 
 SHAPES = Shapes([], [], 12, 8)
@@ -41,6 +41,11 @@ def test_the_evidential_loss():
     plain = label_losses["evidential"](SHAPES, log_prior=0.5, fix_prior=True)
     assert plain(step).keys() == plain.weights.keys() == {"cls"}
     assert not list(plain.parameters())
+
+
+def test_two_losses_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two losses are called evidential: EvidentialTraining and Supervised"):
+        label_loss("evidential")(Supervised)
 
 
 def test_uncertainty_is_told_apart_by_answer():
