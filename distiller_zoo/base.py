@@ -115,6 +115,12 @@ class Step:
     contrast_index: Tensor | None = None
     epoch: Epoch = 1
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Step:
+        """The step whose tensors are what `change` makes of them."""
+        outputs = [output and output.map(change) for output in (self.student, self.teacher)]
+        rows = [part if part is None else change(part) for part in (self.target, self.index, self.contrast_index)]
+        return Step(*outputs, *rows, self.epoch)
+
 
 @dataclass(frozen=True)
 class LogitPair:

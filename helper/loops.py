@@ -108,6 +108,16 @@ class TrainStep(nn.Module):
         outputs = [output and output.map(gather) for output in (student, teacher)]
         return Step(*outputs, gather(batch.target), batch.whole, batch.contrast_index, epoch)
 
+    def for_losses(self, step: Step) -> Step:
+        """The step as the losses take it: one image alone comes twice where an adapter's batch norm may refuse it.
+
+        Losses of methods with such adapters are means over the images, which this leaves as they are.
+        """
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if len(step.target) > 1 or not any(isinstance(module, norms) for module in self.method.modules()):
+            return step
+        return step.map(lambda rows: torch.cat([rows, rows]))
+
     def forward(self, batch: Batch, teacher: Output | None, epoch: int) -> tuple[Step, dict[str, Tensor]]:
         """Run the student and the method's losses.
 
@@ -130,7 +140,7 @@ class TrainStep(nn.Module):
         student = self.run_student(batch)
         with self.precision.autocast(enabled=False):
             step = self.whole_step(batch, student, teacher, epoch)
-            return step, self.method(step)
+            return step, self.method(self.for_losses(step))
 
 
 class StageStep(nn.Module):
@@ -159,7 +169,7 @@ class StageStep(nn.Module):
         student = self.step.run_student(batch) if self.trains_student else None
         with self.step.precision.autocast(enabled=False):
             step = self.step.whole_step(batch, student, teacher, epoch)
-            return step, {self.stage.name: self.stage.loss(step)}
+            return step, {self.stage.name: self.stage.loss(self.step.for_losses(step))}
 
 
 @dataclass

@@ -98,3 +98,19 @@ def test_loss_goes_down(name, pair):
     losses = few_steps(step, [p for p in step.parameters() if p.requires_grad], batch, teacher, weights)
     assert all(math.isfinite(loss) for loss in losses)
     assert name in MOVING or losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", list(registry))
+def test_a_last_image_alone(name):
+    step, batch, teacher = build(name, *PAIRS[0])
+    rows = {key: value[:1] for key, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    vars(batch).update(rows)
+    teacher = teacher.map(lambda rows: rows[:1])
+    for module in (*(StageStep(step, stage) for stage in step.method.stages(step.student)), step):
+        module.train()
+        seen, terms = module(batch, teacher, 25)
+        assert len(seen.target) == 1, "it counts once"
+        sum(terms.values()).backward()
+        assert all(term.isfinite() for term in terms.values())
+    gradients = {key: parameter.grad for key, parameter in step.named_parameters() if parameter.grad is not None}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
