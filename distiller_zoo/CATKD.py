@@ -68,8 +68,10 @@ class CATKD(Distiller):
 
     def wrap_student(self, student: nn.Module, teacher: nn.Module) -> nn.Module:
         """The student with its classifier applied before the pooling, its bias zero for good."""
-        student.get_classifier().bias.requires_grad_(False).zero_()
-        return CamNetwork(student)
+        wrapped, bias = CamNetwork(student), student.get_classifier().bias
+        if bias is not None:
+            bias.requires_grad_(False).zero_()
+        return wrapped
 
     def wrap_teacher(self, teacher: nn.Module) -> nn.Module:
         """The teacher with its classifier applied before the pooling."""

@@ -53,7 +53,7 @@ class SRRL(Distiller):
         """Take the teacher's classifier, as buffers: it is not trained."""
         classifier = teacher.get_classifier()
         self.register_buffer("head_weight", classifier.weight.detach().clone())
-        self.register_buffer("head_bias", classifier.bias.detach().clone())
+        self.register_buffer("head_bias", None if classifier.bias is None else classifier.bias.detach().clone())
 
     def kd(self, step: Step) -> Tensor:
         """Mean squared errors of the vector and of the logits that the teacher's classifier gives for it."""

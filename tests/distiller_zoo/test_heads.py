@@ -9,6 +9,7 @@ from distiller_zoo.base import Output
 from distiller_zoo.heads import CamNetwork, PooledMapNetwork
 from helper.setup import feature_shapes
 from models import model_dict
+from models.external import TappedNetwork
 
 NETWORKS = ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet50"]
 
@@ -94,6 +95,30 @@ def test_srrl_by_hand():
     by_hand = (x - f_t).square().mean() + (x @ teacher.fc.weight.T + teacher.fc.bias - logits).square().mean()
     assert torch.isclose(method.kd(step), by_hand)
     assert {name for name, _ in method.named_buffers() if name.startswith("head")} == {"head_weight", "head_bias"}
+
+
+def test_classifiers_without_bias(images):
+    student, teacher = (model_dict["resnet8"](num_classes=10).eval() for _ in range(2))
+    for network in (student, teacher):
+        network.fc = torch.nn.Linear(64, 10, bias=False)
+    shapes = Shapes(*[feature_shapes(network, (32, 32)) for network in (student, teacher)], 10, 60)
+    wrapped = registry["catkd"].build(shapes).wrap_student(student, teacher)
+    assert torch.allclose(wrapped(images), student(images), atol=1e-6)
+    method = registry["srrl"].build(shapes)
+    method.prepare(teacher, [])
+    features, logits = teacher(images, is_feat=True)
+    method.connect = torch.nn.Identity()
+    step = Step(Output(logits, features), Output(logits, features), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert method.kd(step).item() == pytest.approx(0.0, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["catkd", "simkd"])
+def test_networks_whose_pooled_map_is_unknown_are_refused(name):
+    networks = [TappedNetwork(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 10, bias=False)), ["0"])] * 2
+    maps = [torch.Size([2, 16, 8, 8])] * 4 + [torch.Size([2, 16])]
+    method = registry[name].build(Shapes(maps, maps, 10, 60))
+    with pytest.raises(ValueError, match="does not pool a map"):
+        method.wrap_student(*networks), method.wrap_teacher(networks[1])
 
 
 @pytest.mark.parametrize(("name", "option"), [("simkd", {"factor": 0}), ("catkd", {"cam_resolution": 0})])
