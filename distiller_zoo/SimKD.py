@@ -8,7 +8,9 @@ which the official optimizer only decays, is left alone.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +19,10 @@ from .heads import PooledMapNetwork
 from .spatial import match_size
 
 __all__ = ["Projector", "ReusedClassifierStudent", "SimKD"]
+
+
+# entries of a `ReusedClassifierStudent`'s state dict that tell its sizes
+SHAPING = ("projector.transfer.0.weight", "classifier.weight", "map_side")
 
 
 class Projector(nn.Module):
@@ -50,6 +56,8 @@ class Projector(nn.Module):
 class ReusedClassifierStudent(nn.Module):
     """The student's backbone, a projector and the teacher's frozen classifier: what is trained, tested and saved.
 
+    It has the interface of the networks of `models/`; the projected map is its last one, and is pooled.
+
     Args:
         student: of `models/`.
         projector: from the student's last map to the teacher's channels.
@@ -60,19 +68,51 @@ class ReusedClassifierStudent(nn.Module):
     def __init__(self, student: nn.Module, projector: Projector, classifier: nn.Linear, side: int):
         super().__init__()
         self.student, self.projector, self.side = student, projector, side
+        self.input_size, self.mean, self.std = student.input_size, student.mean, student.std
         self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        self.register_buffer("map_side", torch.tensor(side))  # for `restored`
         student.get_classifier().requires_grad_(False)
 
-    def forward(self, x: Tensor, is_feat: bool = False, preact: bool = False) -> Tensor | tuple[list[Tensor], Tensor]:
-        """Classify images (B, 3, H, W): logits (B, C), with is_feat after the features, the last map projected."""
-        features, _ = self.student(x, is_feat=True, preact=preact)
-        last = features[-2]
+    @staticmethod
+    def has_weights(state: Mapping[str, Tensor]) -> bool:
+        """Whether a state dict is that of such a module."""
+        return all(name in state for name in SHAPING)
+
+    @classmethod
+    def restored(cls, student: nn.Module, state: Mapping[str, Tensor]) -> ReusedClassifierStudent:
+        """The module whose state dict this is, without its weights.
+
+        Args:
+            student: of `models/`.
+            state: for which `has_weights` is true.
+        """
+        first, head, side = (state[name] for name in SHAPING)
+        (inner, s_n, *_), (classes, t_n) = first.shape, head.shape
+        classifier = nn.Linear(t_n, classes, bias="classifier.bias" in state)
+        return cls(student, Projector(s_n, t_n, t_n // inner), classifier, int(side))
+
+    def trunk(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Features of images (B, 3, H, W), the same before their activation, and the projected map, last in both."""
+        if getattr(self.student, "pools_a_map", True):
+            features, preacts, _ = self.student.trunk(x)
+        else:
+            features = preacts = self.student(x, is_feat=True)[0][:-1]
+        last = features[-1]
         if last.shape[2] > self.side:
             last = F.adaptive_avg_pool2d(last, self.side)
         last = self.projector(last)
+        return [*features[:-1], last], [*preacts[:-1], last], last
+
+    def forward(self, x: Tensor, is_feat: bool = False, preact: bool = False) -> Tensor | tuple[list[Tensor], Tensor]:
+        """Classify images (B, 3, H, W): logits (B, C), with is_feat after the features, the last map projected."""
+        features, preacts, last = self.trunk(x)
         pooled = last.mean((2, 3))
         logits = self.classifier(pooled)
-        return ([*features[:-2], last, pooled], logits) if is_feat else logits
+        return ([*(preacts if preact else features), pooled], logits) if is_feat else logits
+
+    def get_classifier(self) -> nn.Linear:
+        """The teacher's."""
+        return self.classifier
 
 
 @register("simkd", paper="The Reused Teacher Classifier, CVPR 2022", r=0.0, a=0.0, b=1.0)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distiller_zoo import ReusedClassifierStudent
 from models import FeatureNetwork, UnknownNetwork, build, build_pretrained, is_pretrained, model_dict, project_name
 
 from .errors import RunError, UserError, uninterrupted
@@ -140,7 +141,8 @@ def weights_of(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str,
 
     Args:
         content: what `load_checkpoint` returned: the state dict itself or a dictionary with it under `model` or
-            `state_dict`. Of mdistiller's whole distillers it is the student's.
+            `state_dict`. Of mdistiller's whole distillers it is the student's alone; a student that keeps the teacher's
+            classifier needs all.
         path: for the message.
 
     Raises:
@@ -151,8 +153,13 @@ def weights_of(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str,
     if not plain or not state:
         raise UserError(f"{path} holds no network weights (expected a state dict or one under the key 'model')")
     weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in state.items()}
+    return weights if ReusedClassifierStudent.has_weights(weights) else _students_part(weights)
+
+
+def _students_part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a module's `student`; all where it has none."""
     students = {key.removeprefix("student."): weights[key] for key in weights if key.startswith("student.")}
-    return students or weights
+    return students or dict(weights)
 
 
 def _check_numbers(network: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -274,10 +281,13 @@ def load_network(
     size = stored if size is None and type(stored) is int else size
     model = project_name(model)
     if model in model_dict:
-        _check_fit(model, state, path, size)
-        _check_classes(path, classes_of(model, state), num_classes)
+        backbone = _students_part(state)
+        _check_fit(model, backbone, path, size)
+        _check_classes(path, classes_of(model, backbone), num_classes)
     classes = num_classes or _rows_of_last_matrix(state)
     network = new_network(model, classes, size, taps)
+    if ReusedClassifierStudent.has_weights(state):
+        network = ReusedClassifierStudent.restored(network, state)
     inner = getattr(network, "deployed", network)
     _check_numbers(inner, state, path)
     try:

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torchvision import models as zoo
 
-from helper.checkpoint import expected_shapes, fits, load_checkpoint, load_network
+from distiller_zoo import Shapes, registry
+from distiller_zoo.heads import PooledMapNetwork
+from helper.checkpoint import expected_shapes, fits, load_checkpoint, load_network, new_network
 from helper.errors import UserError
+from helper.setup import feature_shapes
 from models import build, model_dict
 
 ROLES = ("student", "teacher")
@@ -122,3 +125,24 @@ def test_other_forms_of_checkpoints(tmp_path, packed):
     torch.save(packed(state), path)
     found = load_network("resnet8", path).state_dict()
     assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "pooled"), [("resnet8", "wrn_16_1", 0), ("wrn_16_1", "vgg8", 1), ("deit_ti", "resnet8", 0)]
+)
+def test_a_student_with_the_teachers_classifier_is_the_same_when_it_is_read(tmp_path, student, teacher, pooled):
+    networks = new_network(student, 7, size=32 if student == "deit_ti" else None), new_network(teacher, 7)
+    shapes = Shapes(*[feature_shapes(network, (32, 32)) for network in networks], 7, 60)
+    saved = registry["simkd"].build(shapes, factor=3).wrap_student(*networks).eval()
+    assert pooled == (shapes.student[-2][2] > shapes.teacher[-2][2])
+    content = {"model": saved.state_dict()} | ({"input_size": 32} if student == "deit_ti" else {})
+    torch.save(content, tmp_path / "x.pth")
+    read = load_network(student, tmp_path / "x.pth", 7).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(read(images), saved(images))
+    assert torch.equal(PooledMapNetwork(read)(images), saved(images))  # as a teacher of further students
+    assert read.input_size == networks[0].input_size
+    with pytest.raises(UserError, match="7 classes, but the data set has 9"):
+        load_network(student, tmp_path / "x.pth", 9)
+    with pytest.raises(UserError, match="do not fit resnet110"):
+        load_network("resnet110", tmp_path / "x.pth")
