@@ -22,7 +22,7 @@ __all__ = ["Projector", "ReusedClassifierStudent", "SimKD"]
 
 
 # entries of a `ReusedClassifierStudent`'s state dict that tell its sizes
-SHAPING = ("projector.transfer.0.weight", "classifier.weight", "map_side")
+SHAPING = ("projector.transfer.0.weight", "classifier.weight", "map_size")
 
 
 class Projector(nn.Module):
@@ -62,15 +62,15 @@ class ReusedClassifierStudent(nn.Module):
         student: of `models/`.
         projector: from the student's last map to the teacher's channels.
         classifier: the teacher's, taken over as a frozen copy.
-        side: of the teacher's map; a larger student map is pooled to it.
+        size: height and width of the teacher's map; a larger student map is pooled to it.
     """
 
-    def __init__(self, student: nn.Module, projector: Projector, classifier: nn.Linear, side: int):
+    def __init__(self, student: nn.Module, projector: Projector, classifier: nn.Linear, size: tuple[int, int]):
         super().__init__()
-        self.student, self.projector, self.side = student, projector, side
+        self.student, self.projector, self.size = student, projector, size
         self.input_size, self.mean, self.std = student.input_size, student.mean, student.std
         self.classifier = copy.deepcopy(classifier).requires_grad_(False)
-        self.register_buffer("map_side", torch.tensor(side))  # for `restored`
+        self.register_buffer("map_size", torch.tensor(size))  # for `restored`
         student.get_classifier().requires_grad_(False)
 
     @staticmethod
@@ -86,10 +86,10 @@ class ReusedClassifierStudent(nn.Module):
             student: of `models/`.
             state: for which `has_weights` is true.
         """
-        first, head, side = (state[name] for name in SHAPING)
+        first, head, size = (state[name] for name in SHAPING)
         (inner, s_n, *_), (classes, t_n) = first.shape, head.shape
         classifier = nn.Linear(t_n, classes, bias="classifier.bias" in state)
-        return cls(student, Projector(s_n, t_n, t_n // inner), classifier, int(side))
+        return cls(student, Projector(s_n, t_n, t_n // inner), classifier, tuple(size.tolist()))
 
     def trunk(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Features of images (B, 3, H, W), the same before their activation, and the projected map, last in both."""
@@ -98,8 +98,8 @@ class ReusedClassifierStudent(nn.Module):
         else:
             features = preacts = self.student(x, is_feat=True)[0][:-1]
         last = features[-1]
-        if last.shape[2] > self.side:
-            last = F.adaptive_avg_pool2d(last, self.side)
+        if last.shape[2:] > self.size:
+            last = F.adaptive_avg_pool2d(last, self.size)
         last = self.projector(last)
         return [*features[:-1], last], [*preacts[:-1], last], last
 
@@ -141,7 +141,7 @@ class SimKD(Distiller):
     def wrap_student(self, student: nn.Module, teacher: nn.Module) -> nn.Module:
         """The student with projector and the teacher's classifier."""
         projector = Projector(self.shapes.student[-2][1], self.shapes.teacher[-1][1], self.factor)
-        return ReusedClassifierStudent(student, projector, teacher.get_classifier(), self.shapes.teacher[-2][2])
+        return ReusedClassifierStudent(student, projector, teacher.get_classifier(), tuple(self.shapes.teacher[-2][2:]))
 
     def wrap_teacher(self, teacher: nn.Module) -> nn.Module:
         """The teacher with the map that its classifier pools as its last."""

@@ -19,22 +19,23 @@ class ConvReg(nn.Module):
         use_relu: end with a ReLU.
 
     Raises:
-        ValueError: a shape is not that of a map, or the student's map is smaller but not half the teacher's.
+        ValueError: a shape is not that of a map, or the student's map is smaller but not half the teacher's, in height
+            or width.
     """
 
     def __init__(self, s_shape: torch.Size, t_shape: torch.Size, use_relu: bool = True):
         super().__init__()
         if len(s_shape) != 4 or len(t_shape) != 4:
             raise ValueError(f"a map is needed on both sides, not features of shapes {[*s_shape]} and {[*t_shape]}")
-        (_, s_c, s_h, _), (_, t_c, t_h, _) = s_shape, t_shape
-        if s_h == 2 * t_h:
+        (_, s_c, s_h, s_w), (_, t_c, t_h, t_w) = s_shape, t_shape
+        if (s_h, s_w) == (2 * t_h, 2 * t_w):
             self.conv = nn.Conv2d(s_c, t_c, kernel_size=3, stride=2, padding=1)
-        elif s_h * 2 == t_h:
+        elif (s_h * 2, s_w * 2) == (t_h, t_w):
             self.conv = nn.ConvTranspose2d(s_c, t_c, kernel_size=4, stride=2, padding=1)
-        elif s_h >= t_h:
-            self.conv = nn.Conv2d(s_c, t_c, kernel_size=1 + s_h - t_h)
+        elif s_h >= t_h and s_w >= t_w:
+            self.conv = nn.Conv2d(s_c, t_c, kernel_size=(1 + s_h - t_h, 1 + s_w - t_w))
         else:
-            raise ValueError(f"a student map of side {s_h} cannot be brought to the teacher's side {t_h}")
+            raise ValueError(f"a student map of {s_h}×{s_w} cannot be brought to the teacher's size {t_h}×{t_w}")
         self.bn = nn.BatchNorm2d(t_c)
         self.use_relu = use_relu
 

@@ -40,6 +40,17 @@ def test_conv_reg(case, use_relu):
         assert parameter.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(
+    ("size_s", "size_t"), [((5, 11), (2, 5)), ((10, 21), (5, 10)), ((10, 22), (5, 11)), ((6, 8), (3, 8))]
+)
+def test_maps_that_are_not_square(size_s, size_t):
+    regress = ConvReg(torch.Size([2, 4, *size_s]), torch.Size([2, 6, *size_t]))
+    assert regress(torch.randn(2, 4, *size_s)).shape == (2, 6, *size_t)
+    if size_s != (10, 22):
+        with pytest.raises(ValueError, match="cannot be brought"):
+            ConvReg(torch.Size([2, 6, *size_t]), torch.Size([2, 4, *size_s]))
+
+
 def test_sizes_that_no_layer_brings_together_are_refused():
     with pytest.raises(ValueError, match="cannot be brought"):
         ConvReg(torch.Size([2, 4, 5, 5]), torch.Size([2, 4, 8, 8]))

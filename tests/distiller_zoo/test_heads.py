@@ -82,6 +82,13 @@ def test_student_reuses_the_teachers_classifier(student, teacher, images):
     assert len(trained) < len(list(wrapped.parameters()))
 
 
+def test_projected_maps_that_are_not_square_have_the_teachers_size():
+    networks = [model_dict[name](num_classes=10) for name in ("resnet8", "vgg8")]
+    shapes = Shapes(*[feature_shapes(network, (16, 40)) for network in networks], 10, 60)
+    features, _ = registry["simkd"].build(shapes).wrap_student(*networks)(torch.randn(2, 3, 16, 40), is_feat=True)
+    assert features[-2].shape[2:] == shapes.teacher[-2][2:] == (2, 5)
+
+
 def test_srrl_by_hand():
     torch.manual_seed(0)
     teacher = model_dict["resnet14"](num_classes=10)

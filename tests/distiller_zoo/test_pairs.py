@@ -24,8 +24,8 @@ PAIRS = [("resnet14", "resnet8"), ("resnet14", "MobileNetV2"), ("vgg8", "Shuffle
 REFUSED = {
     "fsp": dict.fromkeys(PAIRS[1:], "equal channels"),
     "kdsvd": dict.fromkeys(PAIRS[1:], "channels"),
-    "wkd_f": {("resnet14", "MobileNetV2"): "cannot be brought to the teacher's side"},
-    "wkd": {("resnet14", "MobileNetV2"): "cannot be brought to the teacher's side"},
+    "wkd_f": {("resnet14", "MobileNetV2"): "cannot be brought to the teacher's size"},
+    "wkd": {("resnet14", "MobileNetV2"): "cannot be brought to the teacher's size"},
     "ofd": {("ShuffleV1", "resnet8"): "no single batch norm"},
 }
 # their losses also change with what gets no gradient: a memory that is filling, a weight by the student's error
