@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,9 @@ from .spatial import match_size
 
 __all__ = ["Projector", "ReusedClassifierStudent", "SimKD"]
 
-
-# entries of a `ReusedClassifierStudent`'s state dict that tell its sizes
-SHAPING = ("projector.transfer.0.weight", "classifier.weight", "map_size")
+# entries of a `ReusedClassifierStudent`'s state dict that tell its sizes; older files lack the last one
+SHAPING = ("projector.transfer.0.weight", "classifier.weight")
+MAP_SIZE = "map_size"
 
 
 class Projector(nn.Module):
@@ -70,7 +71,7 @@ class ReusedClassifierStudent(nn.Module):
         self.student, self.projector, self.size = student, projector, size
         self.input_size, self.mean, self.std = student.input_size, student.mean, student.std
         self.classifier = copy.deepcopy(classifier).requires_grad_(False)
-        self.register_buffer("map_size", torch.tensor(size))  # for `restored`
+        self.register_buffer(MAP_SIZE, torch.tensor(size))  # for `restored`
         student.get_classifier().requires_grad_(False)
 
     @staticmethod
@@ -85,11 +86,21 @@ class ReusedClassifierStudent(nn.Module):
         Args:
             student: of `models/`.
             state: for which `has_weights` is true.
+
+        Raises:
+            ValueError: it does not tell the size of the teacher's map.
         """
-        first, head, size = (state[name] for name in SHAPING)
+        if MAP_SIZE not in state:
+            raise ValueError("it was saved by an older version, which did not note the size of the teacher's map")
+        first, head, size = (state[name] for name in (*SHAPING, MAP_SIZE))
         (inner, s_n, *_), (classes, t_n) = first.shape, head.shape
         classifier = nn.Linear(t_n, classes, bias="classifier.bias" in state)
         return cls(student, Projector(s_n, t_n, t_n // inner), classifier, tuple(size.tolist()))
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        """Take an older state, of the same networks, too."""
+        state.setdefault(prefix + MAP_SIZE, self.map_size)
+        super()._load_from_state_dict(state, prefix, *arguments)
 
     def trunk(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Features of images (B, 3, H, W), the same before their activation, and the projected map, last in both."""

@@ -287,7 +287,10 @@ def load_network(
     classes = num_classes or _rows_of_last_matrix(state)
     network = new_network(model, classes, size, taps)
     if ReusedClassifierStudent.has_weights(state):
-        network = ReusedClassifierStudent.restored(network, state)
+        try:
+            network = ReusedClassifierStudent.restored(network, state)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be built again: {error}; train that student anew") from None
     inner = getattr(network, "deployed", network)
     _check_numbers(inner, state, path)
     try:

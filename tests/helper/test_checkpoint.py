@@ -146,3 +146,8 @@ def test_a_student_with_the_teachers_classifier_is_the_same_when_it_is_read(tmp_
         load_network(student, tmp_path / "x.pth", 9)
     with pytest.raises(UserError, match="do not fit resnet110"):
         load_network("resnet110", tmp_path / "x.pth")
+    del content["model"]["map_size"]
+    saved.load_state_dict(content["model"])  # a run of an older version goes on
+    torch.save(content, tmp_path / "old.pth")
+    with pytest.raises(UserError, match=r"old\.pth cannot be built again"):
+        load_network(student, tmp_path / "old.pth", 7)
