@@ -19,6 +19,7 @@ from .run import FORMERLY, INCIDENTAL
 FOLDERS = ("models", "student_model")  # kinds of runs below a save folder
 SELECTIONS = {"last": "test_acc", "best": "best_acc"}  # of a summary
 FEWEST_TRIALS = 3  # that a test of a difference takes
+ROUNDING = 1e-9  # points by which differences may be unequal that are the same but for their last digits
 # what two settings must share to be compared, besides the student's network and, of two students, the teacher; of these
 # options, a method may have values of its own
 SCHEDULE = (
@@ -335,7 +336,7 @@ def gain(cell: Cell, baseline: Cell, key: str) -> Gain | None:
         return None
     differences = [ours[trial] - theirs[trial] for trial in common]
     p = None
-    if len(common) >= FEWEST_TRIALS and len(set(differences)) > 1:
+    if len(common) >= FEWEST_TRIALS and max(differences) - min(differences) > ROUNDING:
         from scipy import stats  # only here: most tables have fewer trials
 
         p = float(stats.ttest_1samp(differences, 0.0).pvalue)

@@ -103,6 +103,19 @@ def test_gains_are_paired_by_trial(tmp_path, monkeypatch, capsys):
     assert cells["ldrld"]["last acc"] == "63.00 ± 1.00"
 
 
+def test_equal_gains_in_all_trials_have_no_p(tmp_path, monkeypatch, capsys):
+    """Nor where their differences are unequal in the last digits of a float."""
+    pair = {"model_t": "resnet56", "model_s": "resnet20", "r": 1.0, "a": 1.0}
+    gains = [80.01 - 60.02, 79.99 - 60.0, 78.87 - 58.88]
+    assert len(set(gains)) > 1
+    for trial, (ours, theirs) in enumerate([(80.01, 60.02), (79.99, 60.0), (78.87, 58.88)], start=1):
+        make_run(tmp_path / "student_model" / f"kd{trial}", str(trial), [theirs], distill="kd", **pair)
+        make_run(tmp_path / "student_model" / f"dist{trial}", str(trial), [ours], distill="dist", **pair)
+    _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--format", "csv")
+    (row,) = [row for row in csv.reader(out.out.splitlines()) if "dist" in row[0]]
+    assert row[5] == "+19.99"
+
+
 def test_the_best_epoch_is_on_request_and_labelled(tmp_path, monkeypatch, capsys):
     three_methods(tmp_path)
     _, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path, "--select", "best", "--over", "ldrld")
