@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -224,28 +225,42 @@ def _load(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
+def _check_figures(content: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raises `ValueError` where a figure is no finite number, and `KeyError` where it is absent."""
+    for key in keys:
+        value = content[key]
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{key} is {value!r}")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises `TypeError` where an option is none that a table could show, and `KeyError` where it is absent."""
+    networks = {"distill": str, "model_s": str} if "distill" in options else {"model": str}
+    for key, kind in {**NEEDED, **networks}.items():
+        if not isinstance(options[key], kind):
+            raise TypeError(f"options.json: {key} is {options[key]!r}")
+    label_of(options)
+
+
 def _read_record(folder: Path, finished: bool) -> Record:
     """The run of a folder; of one that is not finished, metrics.jsonl may be absent."""
     path = folder / "options.json"
     options = _load(path, path.read_text(encoding="utf-8"))
-    for key, kind in NEEDED.items():
-        if not isinstance(options[key], kind):
-            raise TypeError(f"options.json: {key} is {options[key]!r}")
-    label_of(options)
+    _check_options(options)
     path = folder / "metrics.jsonl"
     text = path.read_text(encoding="utf-8") if finished or path.exists() else ""
     rows = [_load(path, line) for line in text.splitlines()]
     accuracy = measured(options)
     for row in rows:
-        int(row["epoch"])
-        float(row["train_loss" if "stage" in row else accuracy])
+        _check_figures(row, ("epoch", "train_loss" if "stage" in row else accuracy))
     epochs = sum(accuracy in row for row in rows)
     if finished and epochs != options["epochs"]:
         raise ValueError(f"metrics.jsonl has {epochs} of {options['epochs']} epochs")
     path = folder / "summary.json"
     summary = _load(path, path.read_text(encoding="utf-8")) if finished else None
-    for figure in (*SELECTIONS.values(), "images_per_second") if finished else ():
-        float(summary[figure])
+    if summary is not None:
+        known = ("teacher_acc",) if "teacher_acc" in summary else ()
+        _check_figures(summary, (*SELECTIONS.values(), "images_per_second", *known))
     return Record(folder, options, rows, summary)
 
 

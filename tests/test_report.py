@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import make_run, three_methods, write_rows
+from made_runs import add_to_summary, make_run, three_methods, write_rows
 from scipy import stats
 
 import report
@@ -289,6 +289,12 @@ def refusal(monkeypatch, capsys, folder, *words):
         (lambda folder: (folder / "summary.json").write_text('{"test_acc": 1.0}'), "older version (no 'best_acc')"),
         (lambda folder: (folder / "options.json").write_text('{"dataset": "cifar100"}'), "older version (no 'epochs')"),
         (lambda folder: (folder / "options.json").write_text('{"dataset": 3}'), "dataset is 3"),
+        (lambda folder: change_options(folder, model=None), "model is None"),
+        (lambda folder: change_options(folder, distill=["kd"], model_s="resnet20"), "distill is ['kd']"),
+        (lambda folder: add_to_summary(folder, {"test_acc": float("nan")}), "test_acc is nan"),
+        (lambda folder: add_to_summary(folder, {"best_acc": "61.0"}), "best_acc is '61.0'"),
+        (lambda folder: add_to_summary(folder, {"teacher_acc": None}), "teacher_acc is None"),
+        (lambda folder: write_rows(folder, [{"epoch": 1, "test_acc": "60"}] * 2), "test_acc is '60'"),
     ],
 )
 def test_half_written_and_older_runs_are_named(tmp_path, monkeypatch, capsys, damage, words):
@@ -296,6 +302,11 @@ def test_half_written_and_older_runs_are_named(tmp_path, monkeypatch, capsys, da
     line = refusal(monkeypatch, capsys, tmp_path)
     assert f"{tmp_path / 'models' / 'plain'} is damaged" in line
     assert words in line
+
+
+def change_options(folder, **values):
+    path = folder / "options.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_a_damaged_unfinished_run_is_noted(tmp_path, monkeypatch, capsys):
