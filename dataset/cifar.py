@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import pickle
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,9 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .loader import DataError, ImageData
+from .locks import alone
 
 URL = "https://www.cs.toronto.edu/~kriz"
 SIDE = 32
+UNFINISHED = ".tmp"
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -113,11 +118,23 @@ class Cifar:
         images = data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         return ImageData(np.ascontiguousarray(images), labels.astype(np.int64))
 
+    def _is_in(self, root: Path) -> bool:
+        return all((root / self.folder / name).exists() for files in self.files.values() for name in files)
+
     def _download(self, root: Path) -> None:
-        """Fetch and unpack the official archive with torchvision, which checks its MD5."""
+        """Fetch and unpack the official archive with torchvision, which checks its MD5; an archive in `root` is used.
+
+        Of several processes one fetches it, and the others wait.
+        """
         try:
             datasets = importlib.import_module("torchvision.datasets")  # only here: reading runs without it
-            getattr(datasets, self.torchvision)(str(root), download=True)
+            root.mkdir(parents=True, exist_ok=True)
+            with alone(root) as locked:
+                # what is being unpacked is so in this block: what is there now was left by a process that was killed
+                for remains in root.glob(f".{self.folder}.*{UNFINISHED}") if locked else ():
+                    shutil.rmtree(remains, ignore_errors=True)
+                if not self._is_in(root):
+                    self._unpack(getattr(datasets, self.torchvision), root)
         except Exception as error:  # no network, no space, a bad archive: torchvision has no common class for them
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
@@ -125,6 +142,17 @@ class Cifar:
                 f"{self.archive} from {URL}/{self.archive} into {root}, or name its folder with --data_folder, or try "
                 "--dataset shapes100"
             ) from None
+
+    def _unpack(self, fetch: Callable[..., Any], root: Path) -> None:
+        """Let torchvision work in another place, then move the files: whoever finds one, finds all of it."""
+        with tempfile.TemporaryDirectory(prefix=f".{self.folder}.", suffix=UNFINISHED, dir=root) as place:
+            archive, made = root / self.archive, Path(place) / self.folder
+            if archive.exists():
+                (Path(place) / self.archive).symlink_to(archive.absolute())
+            fetch(place, download=True)
+            (root / self.folder).mkdir(exist_ok=True)
+            for file in made.iterdir():
+                file.replace(root / self.folder / file.name)
 
     def load(self, root: Path) -> tuple[ImageData, ImageData, list[str]]:
         """Read both splits, downloading them first where they are absent.
@@ -140,7 +168,7 @@ class Cifar:
         """
         folder = root / self.folder
         sums = {folder / name: md5 for files in self.files.values() for name, md5 in files.items()}
-        if not all(path.exists() for path in sums):
+        if not self._is_in(root):
             self._download(root)
         train, test = (self.read_split(folder, split) for split in self.files)
         notes = [

@@ -14,8 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,12 @@ from tqdm import tqdm
 
 from dataset import Batch, MemoryLoader
 from dataset.loader import fetch, send
+from dataset.locks import alone
 
 from . import distributed
 from .checkpoint import digest, write_json
 from .errors import RunError, UserError
 from .precision import Precision
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 VERSION = 2
 FILL_BATCH = 500
@@ -106,25 +101,6 @@ def _checksums(rows: np.ndarray) -> np.ndarray:
 
 def _note(text: str) -> None:
     print(f"note: teacher cache: {text}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[bool]:
-    """Let one process at a time through the block, of all that use the tables in a folder.
-
-    Where the system or the file system knows no locks of folders, it lets all through and gives False.
-    """
-    if fcntl is None:
-        yield False
-        return
-    folder, locked = os.open(root, os.O_RDONLY), False
-    try:
-        with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            locked = True
-        yield locked
-    finally:
-        os.close(folder)
 
 
 def _write(file: io.FileIO, data: bytes, place: int) -> None:
@@ -295,9 +271,9 @@ class LogitCache:
         if not root.exists():
             self._check_room()
             root.mkdir(parents=True, exist_ok=True)
-        with _alone(root) as alone:
+        with alone(root) as locked:
             # what is being made is made in this block: what is there now was left by a process that was killed in it
-            for remains in root.glob(f".*{UNFINISHED}") if alone else ():
+            for remains in root.glob(f".*{UNFINISHED}") if locked else ():
                 shutil.rmtree(remains, ignore_errors=True)
             self._find_or_create()
         values, state = (self.folder / name for name in self._files)

@@ -7,9 +7,13 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import struct
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ import helper.checkpoint
 from dataset import DataError, cifar100
 from distiller_zoo import registry
 from helper.checkpoint import load_checkpoint, load_network, weights_of
-from helper.errors import UserError, run_command
+from helper.errors import Interrupted, UserError, run_command
 from helper.run import Run
 from models import model_dict
 
@@ -473,6 +477,78 @@ def test_cifar_absent_and_torchvision_too(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(DataError, match=r"cifar-100-python\.tar\.gz"):
         cifar100.load(tmp_path)
+
+
+class Fetched:
+    """Stands for torchvision's class: puts the files of a folder in place one after the other, slowly.
+
+    Args:
+        source: the folder.
+        stop: end as a process that is killed, before the last file is whole.
+    """
+
+    def __init__(self, source, stop=False):
+        self.source, self.stop, self.calls = source, stop, 0
+
+    def __call__(self, root, download):
+        self.calls += 1
+        made = Path(root) / self.source.name
+        made.mkdir()
+        for name in ("meta", "test", "train"):
+            content = (self.source / name).read_bytes()
+            (made / name).write_bytes(content[: len(content) // 2])
+            time.sleep(0.05)
+            if self.stop and name == "train":
+                shutil.copytree(root, made.parent.parent / "copy")
+                raise Interrupted(signal.SIGTERM)
+            (made / name).write_bytes(content)
+
+
+@pytest.fixture
+def fetched(tmp_path, cifar, monkeypatch):
+    """`Fetched`, in torchvision's place."""
+    cifar()
+    (tmp_path / cifar100.LAYOUT.folder / "meta").write_bytes(b"meta")
+    fetched = Fetched(tmp_path / cifar100.LAYOUT.folder)
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", fetched)
+    return fetched
+
+
+def test_what_is_downloaded_is_found_whole_or_not_at_all(tmp_path, fetched):
+    pytest.importorskip("fcntl")
+    root, copy = tmp_path / "data", tmp_path / "data" / "copy"
+    fetched.stop = True
+    with pytest.raises(Interrupted):
+        cifar100.load(root)
+    assert [path.name for path in root.iterdir()] == ["copy"]
+    copy.rename(root / f".{cifar100.LAYOUT.folder}.x.tmp")  # as it is left by a process that is killed
+    fetched.stop = False
+    train, _, _ = cifar100.load(root)
+    assert train.images.shape == (200, 32, 32, 3)
+    assert [path.name for path in root.iterdir()] == [cifar100.LAYOUT.folder]
+    assert sorted(path.name for path in (root / cifar100.LAYOUT.folder).iterdir()) == ["meta", "test", "train"]
+
+
+def test_of_runs_that_begin_at_once_one_downloads(tmp_path, fetched):
+    pytest.importorskip("fcntl")
+    with ThreadPoolExecutor(3) as pool:
+        loaded = list(pool.map(cifar100.load, [tmp_path / "data"] * 3))
+    assert all(train.images.shape == (200, 32, 32, 3) for train, _, _ in loaded)
+    assert fetched.calls == 1
+
+
+def test_an_archive_that_is_there_is_not_downloaded(tmp_path, fetched, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / cifar100.LAYOUT.archive).write_bytes(b"archive")
+    seen = []
+
+    def fetch(root, download):
+        seen.append((Path(root) / cifar100.LAYOUT.archive).read_bytes())
+        fetched(root, download)
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", fetch)
+    cifar100.load(tmp_path / "data")
+    assert seen == [b"archive"] == [(tmp_path / "data" / cifar100.LAYOUT.archive).read_bytes()]
 
 
 def test_truncated_cifar_stops_a_run(call, teacher, save, tmp_path, cifar, assert_one_line_error):

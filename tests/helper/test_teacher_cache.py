@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dataset.locks
 from dataset import ImageData, MemoryLoader
 from dataset.loader import VIEWS
 from distiller_zoo import Needs
@@ -469,9 +470,9 @@ def test_what_a_process_left_that_was_killed_while_it_made_a_table_is_removed(tm
             open_cache(root)
     copy.rename(left[0])
     if not locks:  # it may still be at work
-        monkeypatch.setattr(teacher_cache, "fcntl", None)
+        monkeypatch.setattr(dataset.locks, "fcntl", None)
     folder = open_cache(root).folder
-    assert set(root.iterdir()) == ({folder} if locks and teacher_cache.fcntl else {folder, left[0]})
+    assert set(root.iterdir()) == ({folder} if locks and dataset.locks.fcntl else {folder, left[0]})
 
 
 def test_others_may_read_a_new_table(tmp_path):
@@ -560,7 +561,7 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch, capsys, locks):
         raise OSError(95, "Operation not supported")
 
     fcntl = None if locks == "none" else SimpleNamespace(LOCK_EX=2, flock=refuse)
-    monkeypatch.setattr(teacher_cache, "fcntl", fcntl)
+    monkeypatch.setattr(dataset.locks, "fcntl", fcntl)
     damage_header(open_cache(tmp_path).folder)
     open_cache(tmp_path)
     assert capsys.readouterr().err.count("not used") == 1
