@@ -14,7 +14,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def write_file(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that has become read-only for instance, where there may be no file
+                temporary.unlink()
             raise RunError(f"cannot write {path}: {error.strerror}; what was there before is kept") from None
 
 

@@ -1,7 +1,10 @@
 """Which weights fit which network, at which size."""
 
+import errno
+import os
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +12,8 @@ from torchvision import models as zoo
 
 from distiller_zoo import Shapes, registry
 from distiller_zoo.heads import PooledMapNetwork
-from helper.checkpoint import expected_shapes, fits, load_checkpoint, load_network, new_network
-from helper.errors import UserError
+from helper.checkpoint import expected_shapes, fits, load_checkpoint, load_network, new_network, write_file
+from helper.errors import RunError, UserError
 from helper.setup import feature_shapes
 from models import build, model_dict
 
@@ -22,6 +25,25 @@ def test_every_network_tells_its_shapes_without_memory(name):
     shapes = expected_shapes(name, 7)
     assert [shape[0] for shape in shapes.values() if len(shape) == 2][-1] == 7
     assert not any(key.endswith("num_batches_tracked") for key in shapes)
+
+
+def test_what_cannot_be_written_is_one_error(tmp_path):
+    with pytest.raises(RunError, match="File name too long; what was there before is kept"):
+        write_file(tmp_path / ("a" * 300), b"")
+
+
+def test_a_disk_that_becomes_read_only(tmp_path, monkeypatch):
+    """It refuses the removal of the unfinished file, too."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "file").write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match="Read-only file system"):
+        write_file(tmp_path / "file", b"after")
+    assert (tmp_path / "file").read_bytes() == b"before"
 
 
 def test_a_transformer_is_loaded_at_the_size_that_its_file_names(tmp_path):
