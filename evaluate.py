@@ -485,7 +485,6 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
         UserError: the first thing that is wrong.
     """
     opt = _parser().parse_args(arguments)
-    opt.notes = []
     check_file(opt.path)
     options, summary = run_facts(opt.path)
     stored_prior = known_log_prior(summary)

@@ -66,6 +66,8 @@ def _check(opt: argparse.Namespace, name: str, low: float, strict: bool = False,
 def settle_data(opt: argparse.Namespace) -> Mapping[str, Any]:
     """Check the flags of `add_data` and look at the data set, whose number of classes becomes `opt.classes`.
 
+    `opt.notes` begins with remarks on these flags.
+
     Returns:
         Its recipe.
 
@@ -85,6 +87,9 @@ def settle_data(opt: argparse.Namespace) -> Mapping[str, Any]:
     for name in ("image_size", "memory_budget", "skip_bad_images"):
         if getattr(opt, name) is not None and dataset_dict[opt.dataset].layout is None:
             raise UserError(f"--{name} has no effect on {opt.dataset}, which is not made of image files")
+    opt.notes = []
+    if opt.num_workers is not None and dataset_dict[opt.dataset].layout is None:
+        opt.notes.append("--num_workers has no effect on data sets that are kept in memory")
     try:
         facts = look(opt.dataset, opt.data_folder, opt.image_size)
     except DataError as error:
@@ -146,8 +151,6 @@ def _notes(opt: argparse.Namespace) -> list[str]:
     notes = []
     if opt.sync_bn and distributed.size() == 1:
         notes.append("--sync_bn has no effect in one process")
-    if opt.num_workers is not None and dataset_dict[opt.dataset].layout is None:
-        notes.append("--num_workers has no effect on data sets that are kept in memory")
     if opt.warmup_epochs >= opt.epochs > 1:
         notes.append(f"the warm-up of {opt.warmup_epochs} epochs does not end within {opt.epochs}; see --warmup_epochs")
     if opt.lr_decay_epochs and opt.lr_decay_epochs[0] >= opt.epochs > 1:
@@ -200,7 +203,7 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
     _check_ranges(opt)
     scale_epochs(opt, constructor_options(build))
     opt.seed = trial_seed(opt.trial) if opt.seed is None else opt.seed
-    opt.notes = _notes(opt)
+    opt.notes += _notes(opt)
     opt.loss = name
     opt.loss_options = {option.name: getattr(opt, option.name) for option in constructor_options(build)}
     chosen = {"loss": name} if name != "ce" else {}
@@ -431,7 +434,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     if opt.teacher_cache_fill and not opt.teacher_cache:
         raise UserError("--teacher_cache_fill needs --teacher_cache DIR")
     opt.seed = trial_seed(opt.trial) if opt.seed is None else opt.seed
-    opt.notes = _notes(opt)
+    opt.notes += _notes(opt)
     for option in method.options():
         if option.type is float:
             _check(opt, option.name, -math.inf)

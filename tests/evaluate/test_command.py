@@ -249,6 +249,11 @@ def test_bad_flags(refuse, flags, words):
     refuse(*flags, words=words)
 
 
+def test_workers_that_have_no_files_to_read_are_noted(run):
+    result = run("--parts", "accuracy", "--quiet", "--num_workers", 2)
+    assert result.err == "note: --num_workers has no effect on data sets that are kept in memory\n"
+
+
 def test_no_checkpoint_at_all(call, assert_one_line_error):
     assert_one_line_error(call("evaluate"), "--path")
 
