@@ -160,6 +160,8 @@ class EvidentialTraining(Supervised):
         ValueError: a value is out of range.
     """
 
+    only_for: Mapping[str, Sequence[str]] = {"flat_weight": ("flat_warmup",)}
+
     def __init__(
         self,
         shapes: Shapes,

@@ -362,10 +362,12 @@ class Supervised(Distiller):
     """Training from labels alone, as `train_teacher.py` does; a subclass, entered by `label_loss`, has another loss.
 
     Attributes:
+        only_for: options that have an effect only where another one is not 0, by that one.
         weights: of the terms by name.
     """
 
     weighs: Mapping[str, str] = {"r": "cls"}
+    only_for: Mapping[str, Sequence[str]] = {}
 
     def __init__(self, shapes: Shapes):
         super().__init__(shapes)

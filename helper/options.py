@@ -201,6 +201,11 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{opt.model} learns from a teacher, with train_student.py; from labels alone train another")
     defaults = apply_recipe(opt, *stronger_last(model_recipe.get(opt.model, {}), recipe))
     _check_ranges(opt)
+    given = changed_options(vars(opt), constructor_options(build))
+    for needed, names in build.only_for.items():
+        for option in names:
+            if option in given and not getattr(opt, needed):
+                raise UserError(f"--{option} has no effect without --{needed}")
     scale_epochs(opt, constructor_options(build))
     opt.seed = trial_seed(opt.trial) if opt.seed is None else opt.seed
     opt.notes += _notes(opt)

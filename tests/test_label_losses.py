@@ -93,6 +93,7 @@ def test_students_under_ekd_tell_their_uncertainty(call, teacher, tmp_path, smal
         (("--flat_weight", 1), "--flat_weight"),
         (("--loss", "evidential", "--flat_weight", -1), "--flat_weight"),
         (("--loss", "evidential", "--flat_weight", "nan"), "--flat_weight"),
+        (("--loss", "evidential", "--flat_warmup", 3), "--flat_warmup has no effect without --flat_weight"),
         (("--loss", "evidential", "--log_prior", "nan"), "--log_prior nan"),
         (("--loss", "evidential", "--log_prior", 30), "--log_prior 30"),
     ],
