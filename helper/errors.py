@@ -89,10 +89,15 @@ def _one_line(error: Exception) -> str:
     return "error: " + " ".join(str(error).splitlines())
 
 
-def _end(text: str, code: int) -> int:
-    """Say how the run ended, undisturbed by further signals, unless another process does; returns the code."""
+def _ignore_signals() -> None:
+    """For the end of the process, which would only be disturbed: what is raised there is a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end(text: str, code: int) -> int:
+    """Say how the run ended, undisturbed by further signals, unless another process does; returns the code."""
+    _ignore_signals()
     if _voice["may_speak"]():
         print(text, file=_voice["stream"] or sys.stderr, flush=True)
     return code
@@ -122,6 +127,7 @@ def run_command(main: Callable[[], None]) -> int:
 def _exit_code(main: Callable[[], None]) -> int:
     try:
         main()
+        _ignore_signals()
         return 0
     except UserError as error:
         return _end(_one_line(error), 2)

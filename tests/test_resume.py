@@ -307,6 +307,12 @@ def test_signal_in_a_write_waits_for_its_end(distil, monkeypatch, number):
     assert "--resume" in result.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_after_the_end_is_ignored(number):
+    assert errors.run_command(lambda: None) == 0
+    os.kill(os.getpid(), number)
+
+
 def test_train_teacher_resumes(call, monkeypatch, tmp_path):
     started = ("--model", "resnet8", *QUICK)
     assert call("train_teacher", *started, "--save_folder", tmp_path / "whole").code == 0
