@@ -94,7 +94,7 @@ class Run:
         self.input_size: int | None = None  # of a network that has one of its own; goes with its weights
         self.options: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
-        self.best_acc = -1.0  # below any accuracy
+        self.best_acc, self.best_epoch = -1.0, 0  # below any accuracy
         self.facts: dict[str, Any] = {}
         self.events: Events | None = None
 
@@ -216,12 +216,14 @@ class Run:
             phase = next(phase for phase in phases if phase.name == self.history[-1].get("stage", ""))
             phase.optimizer.load_state_dict(state["optimizer"])
             phase.scaler.load_state_dict(state["scaler"])
-            self.best_acc = state["best_acc"]
+            self.best_acc, self.best_epoch = state["best_acc"], state.get("best_epoch", 0)  # older files have none
         except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} does not fit this run ({reason}); delete {self.folder}") from None
         # lines of epochs that were cut off before their resume.pth are dropped
         self._write_metrics()
+        if distributed.is_main() and self._saved_best() != self.best_epoch:
+            self._save_best(step.student)
 
     def _load_state(self, path: Path) -> dict[str, Any]:
         try:
@@ -240,25 +242,45 @@ class Run:
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_file(self.folder / "metrics.jsonl", lines.encode())
 
-    def _save_networks(self, student: nn.Module, epoch: int, acc: float) -> None:
-        """The student's checkpoints that are due after an epoch."""
-        due = {f"ckpt_epoch_{epoch}.pth": "accuracy"} if epoch % self.options["save_freq"] == 0 else {}
-        if acc > self.best_acc:
-            self.best_acc = acc
-            due[f"{self.model}_best.pth"] = "best_acc"
-        if epoch == self.epochs:
-            due[f"{self.model}_last.pth"] = "accuracy"
+    def _save_student(self, names: Mapping[str, str], student: nn.Module, epoch: int, acc: float) -> None:
+        """The student as checkpoints.
+
+        Args:
+            names: of the files, and what the accuracy is called in each.
+            student: the trained network.
+            epoch: after which it is saved.
+            acc: its accuracy then.
+        """
         state = getattr(student, "deployed", student).state_dict()
         weights = {key: value.cpu().contiguous() for key, value in state.items()}
         size = {} if self.input_size is None else {"input_size": self.input_size}
-        for name, figure in due.items():
+        for name, figure in names.items():
             save_checkpoint(self.folder / name, {"epoch": epoch, "model": weights, figure: acc, **size})
+
+    def _due(self, epoch: int) -> dict[str, str]:
+        """The student's checkpoints that are due after an epoch whatever its accuracy, as for `_save_student`."""
+        due = {f"ckpt_epoch_{epoch}.pth": "accuracy"} if epoch % self.options["save_freq"] == 0 else {}
+        return {**due, f"{self.model}_last.pth": "accuracy"} if epoch == self.epochs else due
+
+    def _save_best(self, student: nn.Module) -> None:
+        """The student as the best one, where the last epoch was the best."""
+        if self.best_epoch and self.best_epoch == self.done_epochs():
+            self._save_student({f"{self.model}_best.pth": "best_acc"}, student, self.best_epoch, self.best_acc)
+
+    def _saved_best(self) -> int | None:
+        """The epoch of the best student that is on the disk; None where there is none, or a damaged one."""
+        try:
+            return load_checkpoint(self.folder / f"{self.model}_best.pth").get("epoch")
+        except UserError:
+            return None
 
     def end_epoch(self, row: dict[str, Any], parts: Mapping[str, Any], label: str) -> None:
         """Take in an epoch's figures and save.
 
-        `resume.pth` is what counts as done: what is written before it is written again, equal, if the run is cut off in
-        between. A signal that arrives meanwhile waits until all is written.
+        `resume.pth` is what counts as done: what is written before it is written again if the run is cut off in
+        between, and what is written after it when the run is resumed. That is the best student, which would else be
+        replaced by one of an epoch that is not done and may turn out otherwise: on a GPU, or with other processes. A
+        signal that arrives meanwhile waits until all is written.
 
         Args:
             row: the figures, with `epoch` and, after an epoch of the main training, the accuracy on `split`.
@@ -274,12 +296,16 @@ class Run:
             self.history.append(row)
             return
         with uninterrupted():
-            if f"{self.split}_acc" in row:
-                self._save_networks(parts["step"].student, epoch, row[f"{self.split}_acc"])
+            student, acc = parts["step"].student, row.get(f"{self.split}_acc")
+            if acc is not None:
+                self._save_student(self._due(epoch), student, epoch, acc)
+                if acc > self.best_acc:
+                    self.best_acc, self.best_epoch = acc, epoch
             self.history.append(row)
             state = {name: part.state_dict() for name, part in parts.items()}
-            figures = {"history": json.dumps(self.history), "best_acc": self.best_acc}
+            figures = {"history": json.dumps(self.history), "best_acc": self.best_acc, "best_epoch": self.best_epoch}
             save_checkpoint(self.folder / "resume.pth", {"epoch": epoch, **state, **figures})
+            self._save_best(student)
             self._write_metrics()
         prefix = f"{row['stage']}/" if "stage" in row else ""
         self.events.log({prefix + key: value for key, value in row.items() if key not in ("epoch", "stage")}, epoch)

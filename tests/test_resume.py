@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helper import checkpoint, errors
+from helper import checkpoint, errors, loops
 from helper.loops import TrainStep
 from helper.run import Run, resume_command
 
@@ -171,6 +171,28 @@ def test_killed_in_any_write(distil, reference, monkeypatch, method, number):
     assert len(unfinished_writes(save)) <= 1  # the half-written file of the write that was cut off
 
 
+def test_the_best_student_is_none_of_an_epoch_that_was_cut_off(distil, monkeypatch):
+    """On a GPU, the epoch may be a worse one when it is trained again."""
+    evaluate, found = loops.evaluate, iter([10.0, 20.0, 5.0])
+    monkeypatch.setattr(loops, "evaluate", lambda *words: {**evaluate(*words), "test_acc": next(found)})
+    replace = os.replace
+
+    def die(source, target):
+        if Path(target).name == "resume.pth" and Path(target).exists():
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(Killed):
+            distil("kd")
+    result, save = distil("kd", "--resume")
+    assert result.code == 0, result.err
+    best = torch.load(run_folder(save) / "resnet8_best.pth", weights_only=True)
+    assert (best["epoch"], best["best_acc"]) == (1, 10.0)
+    assert json.loads((run_folder(save) / "summary.json").read_text())["best_acc"] == 10.0
+
+
 def test_killed_again_and_again(distil, reference, monkeypatch):
     expected, _ = reference("crd")
     for _ in range(20):
@@ -301,7 +323,7 @@ def test_signal_in_a_write_waits_for_its_end(distil, monkeypatch, number):
     result, save = distil("kd")
     assert result.code == 128 + number
     # the files of an epoch belong together
-    assert names[-2:] == ["resume.pth", "metrics.jsonl"]
+    assert names[-3:] == ["resume.pth", "resnet8_best.pth", "metrics.jsonl"]
     assert epochs_done(save) == 1
     assert not unfinished_writes(save)
     assert "--resume" in result.err
