@@ -286,9 +286,9 @@ def _read_running(folders: Sequence[Path], dataset: str) -> tuple[list[Record], 
     """The runs without a summary, by the name of their folder, and notes on what cannot be read."""
     running, notes = [], []
     for folder in sorted(folders):
-        if any(folder.glob("*.pth")) and not (folder / "resume.pth").exists():
-            continue  # checkpoints that were copied there, no run
         try:
+            if any(folder.glob("*.pth")) and not (folder / "resume.pth").exists():
+                continue  # checkpoints that were copied there, no run
             record = _read_record(folder, finished=False)
         except _DAMAGE as error:
             notes.append(f"{folder} has no summary and is damaged{_reason(error)}: left out")

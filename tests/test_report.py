@@ -318,6 +318,21 @@ def test_a_damaged_unfinished_run_is_noted(tmp_path, monkeypatch, capsys):
     assert "half has no summary and is damaged" in out.err
 
 
+def test_an_unfinished_run_that_is_deleted_while_it_is_listed_is_noted(tmp_path, monkeypatch, capsys):
+    three_methods(tmp_path)
+    half, glob = make_run(tmp_path / "models" / "half", "9", [1.0], finished=False, model="resnet20"), Path.glob
+
+    def deleted(folder, pattern):
+        if folder == half:
+            raise FileNotFoundError(2, "No such file or directory")
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", deleted)
+    code, out = run_report(monkeypatch, capsys, "--save_folder", tmp_path)
+    assert code == 0
+    assert "half has no summary and is damaged" in out.err
+
+
 def test_a_copied_run_is_no_second_trial(tmp_path, monkeypatch, capsys):
     for name in ("one", "copy"):
         make_run(tmp_path / "models" / name, "1", [60.0], model="resnet20")
