@@ -490,7 +490,7 @@ def read_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     stored_prior = known_log_prior(summary)
     parts = _choose_parts(opt, stored_prior)
     opt.log_prior = stored_prior if opt.log_prior is None else opt.log_prior
-    opt.dataset = opt.dataset or str(options.get("dataset", "cifar100"))
+    opt.dataset = str(options.get("dataset", "cifar100")) if opt.dataset is None else opt.dataset
     _check_values(opt)
     _inherit_look(opt, options)
     settle_data(opt)

@@ -74,7 +74,7 @@ def settle_data(opt: argparse.Namespace) -> Mapping[str, Any]:
     Raises:
         UserError: a value is out of range or without effect, or the data set is absent or malformed.
     """
-    opt.dataset = opt.dataset or "cifar100"
+    opt.dataset = "cifar100" if opt.dataset is None else opt.dataset
     _known(opt.dataset, dataset_dict, "data set")
     if opt.image_size is not None and not all(SIDES[0] <= side <= SIDES[1] for side in opt.image_size):
         given = ",".join(map(str, opt.image_size))
@@ -194,7 +194,7 @@ def teacher_options(arguments: Sequence[str]) -> argparse.Namespace:
         add_training(parser)
         add_running(parser)
     opt = parser.parse_args(arguments)
-    opt.model = project_name(opt.model or "resnet110")
+    opt.model = project_name("resnet110" if opt.model is None else opt.model)
     recipe = settle_data(opt)
     _check_network(opt, opt.model, "size")
     if opt.model in needs_logit_distillation:
@@ -426,7 +426,7 @@ def student_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, Metho
     _check_unknown(unknown, method)
     opt.distill = method.name
     recipe = settle_data(opt)
-    opt.model_s = project_name(opt.model_s or {**RECIPE, **recipe}["model_s"])
+    opt.model_s = project_name({**RECIPE, **recipe}["model_s"] if opt.model_s is None else opt.model_s)
     _check_network(opt, opt.model_s, "size_s")
     _check(opt, "size_t", 1)
     defaults = apply_recipe(opt, method.recipe, *stronger_last(model_recipe.get(opt.model_s, {}), recipe))

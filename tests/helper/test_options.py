@@ -145,3 +145,17 @@ def test_the_line_of_ctkd_for_dkd():
 def test_a_network_that_needs_a_teacher():
     with pytest.raises(UserError, match="learns from a teacher"):
         teacher_options(["--model", "deit_ti_distilled"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (teacher_options, ("--model", "")),
+        (teacher_options, ("--dataset", "")),
+        (student_options, ("--dataset", "shapes100", "--model_s", "")),
+    ],
+)
+def test_names_that_are_empty_are_not_those_of_the_recipe(options, words):
+    """As of a shell's variable that is not set."""
+    with pytest.raises(UserError, match=r"unknown (model|data set) ;"):
+        options(words)
