@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -191,20 +192,12 @@ def _command(
 def launch(environment: dict[str, str]) -> Callable[..., Result]:
     """A function that runs a script as a process of its own and waits for it.
 
-    `small=True` gives it the small data set, `processes` makes it several; further keywords go to `subprocess.run`,
-    `env` adding to the environment.
+    `small=True` gives it the small data set; further keywords go to `subprocess.run`, `env` adding to the environment.
     """
 
-    def run(
-        script: str,
-        *arguments: object,
-        small: bool = False,
-        processes: int = 1,
-        env: dict | None = None,
-        **options,
-    ) -> Result:
+    def run(script: str, *arguments: object, small: bool = False, env: dict | None = None, **options) -> Result:
         done = subprocess.run(
-            _command(script, arguments, small, processes=processes),
+            _command(script, arguments, small),
             cwd=REPOSITORY,
             env={**environment, **(env or {})},
             capture_output=True,
@@ -214,6 +207,36 @@ def launch(environment: dict[str, str]) -> Callable[..., Result]:
             **options,
         )
         return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def launch_together(environment: dict[str, str]) -> Callable[..., list[Result]]:
+    """A function that runs a script as two processes that share its work, started as torchrun would start them."""
+
+    def run(script: str, *arguments: object, small: bool = False) -> list[Result]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        started = [
+            subprocess.Popen(
+                _command(script, arguments, small),
+                cwd=REPOSITORY,
+                env={**environment, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            words = [process.communicate(timeout=LONGEST_WAIT) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        return [Result(process.returncode, *said) for process, said in zip(started, words, strict=True)]
 
     return run
 

@@ -402,15 +402,16 @@ def last_worker(launcher: int) -> int:
     return int(Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()[1])
 
 
-def test_one_process_goes_on_with_two(call, launch, flags, monkeypatch, tmp_path):
+def test_one_process_goes_on_with_two(call, launch_together, flags, monkeypatch, tmp_path):
     assert call("train_student", *flags("alone")).code == 0
     with monkeypatch.context() as patch:
         patch.setattr("helper.loops.evaluate", ending_in_epoch(2, helper.loops.evaluate))
         assert call("train_student", *flags("shared")).code == 3
     assert epochs_done(tmp_path / "shared") == 1
-    done = launch("train_student", *flags("shared"), "--resume", small=True, processes=2)
-    assert done.code == 0, done.err
+    done, other = launch_together("train_student", *flags("shared"), "--resume", small=True)
+    assert done.code == other.code == 0, done.err + other.err
     assert "Traceback" not in done.err
+    assert not other.out
     assert done.out.count("resuming after epoch 1") == done.out.count("epoch 2/2") == 1
     assert "2 processes share the 64 images of a step; batch norms see the whole batch" in done.out
     assert_same_figures(tmp_path / "shared", tmp_path / "alone")
@@ -418,10 +419,10 @@ def test_one_process_goes_on_with_two(call, launch, flags, monkeypatch, tmp_path
 
 @pytest.mark.parametrize(
     "network",
-    [("deit_ti", "--size_s", 32, "--drop_path", 0, "--distill", "lg"), ("torchvision:resnet18", "--distill", "kd")],
+    [("deit_ti", "--size_s", 32, "--drop_path", 0, "--distill", "lg"), ("resnet8", "--distill", "kd")],
     ids=lambda words: words[0],
 )
-def test_changed_images_from_disk_are_those_of_one_process(call, launch, make_teacher, tmp_path, network):
+def test_changed_images_from_disk_are_those_of_one_process(call, launch_together, make_teacher, tmp_path, network):
     make_folder(tmp_path / "folder", train=7)
     data = ("--dataset", "folder", "--data_folder", tmp_path / "folder", "--memory_budget", 0, "--num_workers", 1)
     changed = ("--rand_augment", 9, "--random_erasing", 0.5, "--warmup_epochs", 0, "--lr_schedule", "step")
@@ -429,8 +430,8 @@ def test_changed_images_from_disk_are_those_of_one_process(call, launch, make_te
     rate = ("--batch_size", 8, "--learning_rate", 1e-4)
     common = (*QUICK, "--path_t", make_teacher(classes=3), *data, *changed, *rate, "--model_s", *network)
     assert call("train_student", *common, "--save_folder", tmp_path / "alone").code == 0
-    done = launch("train_student", *common, "--save_folder", tmp_path / "shared", processes=2)
-    assert done.code == 0, done.err
+    for done in launch_together("train_student", *common, "--save_folder", tmp_path / "shared"):
+        assert done.code == 0, done.err
     assert_same_figures(tmp_path / "shared", tmp_path / "alone")
 
 
